@@ -1,0 +1,65 @@
+# Everything a fresh clone needs: Python 3.11 or newer with its venv module, and make.
+#
+#   make run     start the daemon, drills allowed; ARGS="--listen 127.0.0.1:9090" adds flags
+#   make test    run the tests; ARGS="-k kmsg" adds flags
+#   make lint    ruff, mypy --strict and the import layers
+#   make bench   measure latency, loss and memory on this machine
+#   make lock    resolve the lock files anew (needs uv)
+#   make clean   remove what the above left, the virtual environment included
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := run
+.PHONY: run test lint format bench lock clean
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+PACKAGES := xidwatch mcp_server daemon probes
+CODE := $(PACKAGES) tests benchmarks
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+run: .venv/.runtime
+	@exec $(BIN)/xidwatch serve --allow-drills $(ARGS)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+lock:
+	uv pip compile pyproject.toml - <<<'setuptools>=77' -o requirements.lock $(UV_FLAGS)
+	uv pip compile pyproject.toml --extra dev - <<<'setuptools>=77' -c requirements.lock \
+		-o requirements-dev.lock $(UV_FLAGS)
+UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+
+clean:
+	rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "xidwatch needs Python 3.11 or newer: none found; name one with PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) lacks venv or ensurepip: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	@echo "setting up .venv with $$($(PYTHON) --version) (once)"
+	@$(PYTHON) -m venv .venv
+
+# --no-build-isolation: the build backend is pinned in the lock files too.
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.runtime
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
