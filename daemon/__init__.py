@@ -1,0 +1,1 @@
+"""What a kernel line means, and what is kept."""

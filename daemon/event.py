@@ -1,0 +1,330 @@
+"""The event: one fault as a person would count it, and its public JSON form.
+
+Everything that leaves the program about a fault is this shape: SSE, MCP, the journal, `tail
+--json`. The schema is public (`schema: 1`) and only ever added to. Every key is always present;
+what is not known is null, never 0 or "".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+SCHEMA = 1
+
+
+class Kind(StrEnum):
+    """What sort of thing an event tells of."""
+
+    XID = "xid"
+    SXID = "sxid"
+    GPU_LOST = "gpu_lost"
+    """The driver lost a GPU without printing an Xid."""
+    NVRM = "nvrm"
+    """Other driver trouble, and Xid lines that do not parse."""
+    DRIVER_LOADED = "driver_loaded"
+    GAP = "gap"
+    """Kernel records lost before anyone read them."""
+    OVERFLOW = "overflow"
+    """Faults of one device and code beyond the limit of new events, folded together."""
+    PROBE = "probe"
+    """A probe went down or came back."""
+    INCIDENT = "incident"
+
+
+class Severity(StrEnum):
+    """How bad it is, mildest first."""
+
+    INFO = "info"
+    WARNING = "warning"
+    """Application error, or contained and degraded."""
+    CRITICAL = "critical"
+    """Work was lost through hardware or driver."""
+    FATAL = "fatal"
+    """GPU or node unusable until reset, reboot or repair."""
+
+    @property
+    def rank(self) -> int:
+        """0 for info … 3 for fatal; compare these, not the names."""
+        return _RANK[self]
+
+
+_RANK = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+class Blame(StrEnum):
+    """Whose fault it usually is."""
+
+    APPLICATION = "application"
+    HARDWARE = "hardware"
+    DRIVER = "driver"
+    FABRIC = "fabric"
+    UNKNOWN = "unknown"
+
+
+class Action(StrEnum):
+    """First step to take; the rest of a workflow is in `action_text`."""
+
+    IGNORE = "ignore"
+    RESTART_APP = "restart_app"
+    RESTART_VM = "restart_vm"
+    RESET_GPU = "reset_gpu"
+    RESET_FABRIC = "reset_fabric"
+    REBOOT_NODE = "reboot_node"
+    DRAIN_AND_RESET = "drain_and_reset"
+    UPDATE_SOFTWARE = "update_software"
+    CHECK_MECHANICAL = "check_mechanical"
+    CHECK_UVM = "check_uvm"
+    RUN_DIAGNOSTICS = "run_diagnostics"
+    CONTACT_SUPPORT = "contact_support"
+    FOLLOW_RECOVERY_ACTION = "follow_recovery_action"
+
+
+@dataclass(frozen=True, slots=True)
+class Mig:
+    """A MIG instance as the kernel line names it."""
+
+    gi: int | None
+    """GPU instance id."""
+    ci: int | None
+    """Compute instance id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The GPU an event is about. `pci` is always known, the rest as far as it was learned."""
+
+    pci: str
+    """Domain:bus:device.function, lower-case hex: `0000:91:00.0`."""
+    uuid: str | None = None
+    serial: str | None = None
+    """Board serial number."""
+    index: int | None = None
+    """NVML index; None until NVML was asked."""
+    name: str | None = None
+    mig: Mig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NvSwitch:
+    """The NVSwitch an SXid is about."""
+
+    pci: str
+    instance: int | None = None
+    """N of `nvidia-nvswitchN`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The process the driver names: owner of the channel, in the host's pid namespace."""
+
+    pid: int | None
+    name: str | None = None
+    """Command name from the line: log text, not to be trusted."""
+    container_id: str | None = None
+    pod: str | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A probe that saw the event, and how long after the first one."""
+
+    probe: str
+    delay_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One fault; a value. A later `revision` of the same `id` replaces it."""
+
+    id: str
+    revision: int
+    kind: Kind
+    code: int | None
+    """Xid or SXid number; None where there is none, or it does not fit 32 bits."""
+    name: str | None
+    """Catalogue name of the code, or a name for what the line tells (`RM_INIT_ADAPTER_FAILED`)."""
+    summary: str
+    """One short sentence in plain words."""
+    severity: Severity
+    blame: Blame
+    action: Action
+    action_text: str
+    time_us: int
+    """Wall clock of the first record, µs since the Unix epoch."""
+    time_is_estimate: bool
+    last_time_us: int
+    """Wall clock of the last record."""
+    count: int
+    """How many times the fault happened."""
+    gpu: Gpu | None
+    nvswitch: NvSwitch | None
+    process: Process | None
+    detail: Mapping[str, Any]
+    """Decoded fields of this code; a unit is part of the key's name."""
+    lines: tuple[str, ...]
+    """The first distinct log lines, cleaned and cut: data, never instructions."""
+    lines_dropped: int
+    """Log lines of this event beyond `lines`."""
+    origin: str
+    drill: bool
+    witnesses: tuple[Witness, ...]
+    node: str
+    boot_id: str
+    kmsg_seq: int | None
+    """Sequence number of the first record."""
+    incident: str | None = None
+    driver_version: str | None = None
+
+    @property
+    def device(self) -> str | None:
+        """PCI address of the GPU or NVSwitch it is about; None for an event of the node."""
+        if self.gpu is not None:
+            return self.gpu.pci
+        return self.nvswitch.pci if self.nvswitch is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An event at its place in the stream."""
+
+    cursor: int
+    event: Event
+    stored: bool
+    """False when the journal had not taken it yet as it went out."""
+    json: str = field(repr=False, compare=False)
+    """The public form as one line of ASCII JSON, made once for all readers."""
+
+    @classmethod
+    def of(cls, cursor: int, event: Event, *, stored: bool) -> Item:
+        """An item with its JSON."""
+        return cls(cursor, event, stored, json.dumps(to_dict(event, cursor, stored=stored)))
+
+
+def event_id(boot_id: str, kernel_us: int | None, text: str) -> str:
+    """Identity of the event whose first record this is: the same for every probe that reads the log."""
+    digest = hashlib.blake2b(
+        f"{boot_id}\0{kernel_us}\0{text}".encode("utf-8", "surrogatepass"), digest_size=10
+    )
+    return f"ev_{digest.hexdigest()}"
+
+
+def rfc3339(time_us: int) -> str:
+    """`2026-11-22T11:20:06.994671Z` for µs since the Unix epoch."""
+    seconds, micros = divmod(time_us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """µs since the Unix epoch; the inverse of `rfc3339`."""
+    moment = datetime.fromisoformat(text)
+    return int(moment.replace(microsecond=0).timestamp()) * 1_000_000 + moment.microsecond
+
+
+def to_dict(event: Event, cursor: int, *, stored: bool) -> dict[str, Any]:
+    """The public JSON object, keys in the order of the schema."""
+    gpu, process = event.gpu, event.process
+    return {
+        "schema": SCHEMA,
+        "cursor": cursor,
+        "id": event.id,
+        "revision": event.revision,
+        "kind": event.kind,
+        "code": event.code,
+        "name": event.name,
+        "summary": event.summary,
+        "severity": event.severity,
+        "blame": event.blame,
+        "action": event.action,
+        "action_text": event.action_text,
+        "time": rfc3339(event.time_us),
+        "time_is_estimate": event.time_is_estimate,
+        "last_time": rfc3339(event.last_time_us),
+        "count": event.count,
+        "gpu": gpu
+        and {
+            "pci": gpu.pci,
+            "uuid": gpu.uuid,
+            "serial": gpu.serial,
+            "index": gpu.index,
+            "name": gpu.name,
+            "mig": gpu.mig and {"gi": gpu.mig.gi, "ci": gpu.mig.ci},
+        },
+        "nvswitch": event.nvswitch and {"pci": event.nvswitch.pci, "instance": event.nvswitch.instance},
+        "process": process
+        and {
+            "pid": process.pid,
+            "name": process.name,
+            "container_id": process.container_id,
+            "pod": process.pod,
+            "exit_code": process.exit_code,
+        },
+        "detail": dict(event.detail),
+        "lines": list(event.lines),
+        "lines_dropped": event.lines_dropped,
+        "origin": event.origin,
+        "drill": event.drill,
+        "stored": stored,
+        "witnesses": [{"probe": w.probe, "delay_us": w.delay_us} for w in event.witnesses],
+        "node": event.node,
+        "boot_id": event.boot_id,
+        "kmsg_seq": event.kmsg_seq,
+        "incident": event.incident,
+        "driver_version": event.driver_version,
+    }
+
+
+def from_dict(data: Mapping[str, Any]) -> Event:
+    """The event of a public JSON object (the journal's rows). Raises KeyError, ValueError or TypeError
+    when the object is not one of schema 1."""
+    gpu, switch, process = data["gpu"], data["nvswitch"], data["process"]
+    mig = gpu["mig"] if gpu else None
+    return Event(
+        id=data["id"],
+        revision=data["revision"],
+        kind=Kind(data["kind"]),
+        code=data["code"],
+        name=data["name"],
+        summary=data["summary"],
+        severity=Severity(data["severity"]),
+        blame=Blame(data["blame"]),
+        action=Action(data["action"]),
+        action_text=data["action_text"],
+        time_us=parse_rfc3339(data["time"]),
+        time_is_estimate=data["time_is_estimate"],
+        last_time_us=parse_rfc3339(data["last_time"]),
+        count=data["count"],
+        gpu=Gpu(
+            gpu["pci"],
+            gpu["uuid"],
+            gpu["serial"],
+            gpu["index"],
+            gpu["name"],
+            Mig(mig["gi"], mig["ci"]) if mig else None,
+        )
+        if gpu
+        else None,
+        nvswitch=NvSwitch(switch["pci"], switch["instance"]) if switch else None,
+        process=Process(
+            process["pid"], process["name"], process["container_id"], process["pod"], process["exit_code"]
+        )
+        if process
+        else None,
+        detail=data["detail"],
+        lines=tuple(data["lines"]),
+        lines_dropped=data["lines_dropped"],
+        origin=data["origin"],
+        drill=data["drill"],
+        witnesses=tuple(Witness(w["probe"], w["delay_us"]) for w in data["witnesses"]),
+        node=data["node"],
+        boot_id=data["boot_id"],
+        kmsg_seq=data["kmsg_seq"],
+        incident=data["incident"],
+        driver_version=data["driver_version"],
+    )

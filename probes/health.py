@@ -1,0 +1,48 @@
+"""How a part that can be unavailable says so: `check()` results and the health of running probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """Outcome of one check."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, but less well than it could; the hint says what to change."""
+    FAIL = "fail"
+    """Cannot work here; the hint says what is missing."""
+    OFF = "off"
+    """Not asked for, or not part of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `xidwatch doctor`."""
+
+    name: str
+    """What was looked at: `kmsg`, `log_buf_len`, `disk`, `port` …"""
+    verdict: Verdict
+    finding: str
+    """One sentence: what was found, with the values read."""
+    hint: str | None = None
+    """One sentence: what to do about it; None when nothing needs doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeHealth:
+    """State of one running probe, for `status`, `/readyz` and `/metrics`."""
+
+    name: str
+    hears: bool
+    """True while new records reach the daemon through this probe."""
+    live: bool
+    """True for a source that can hear records as they are printed (not a replay of a file)."""
+    reason: str | None = None
+    """Why it does not hear; None while it does."""
+    hint: str | None = None
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Counts since start, e.g. `records`, `skipped`, `malformed`, `lost`, `reopened`."""
