@@ -1,0 +1,1 @@
+"""The figures of this program on your machine: `make bench`. See docs/benchmarks.md."""
