@@ -1,0 +1,116 @@
+"""Events about the daemon's own hearing: records it lost, probes that went down or came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.catalog import meaning_of
+from daemon.event import Event, Kind, Witness, event_id
+from daemon.fault import OpenFault, Slot, Sufferer
+from probes.health import ProbeHealth
+from probes.line import LostRecords, Origin
+
+MAX_RANGES = 16
+"""Ranges of lost sequence numbers that a gap event lists; further ones are in its totals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One thing to say about a probe."""
+
+    slot: Slot
+    name: str
+    """`KERNEL_RECORDS_LOST`, `PROBE_DOWN` or `PROBE_UP`."""
+    probe: str
+    boot_id: str
+    at_us: int
+    """Arrival time, µs of CLOCK_MONOTONIC."""
+    wall_us: int
+
+
+def report_of_loss(lost: LostRecords) -> Report:
+    """Records were lost; losses of one storm share the slot."""
+    slot = Slot(False, lost.boot_id, Kind.GAP, lost.probe, None)
+    return Report(slot, "KERNEL_RECORDS_LOST", lost.probe, lost.boot_id, lost.arrival_us, lost.wall_us)
+
+
+def report_of_probe(health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int) -> Report:
+    """A probe stopped hearing, or hears again."""
+    name = "PROBE_UP" if health.hears else "PROBE_DOWN"
+    slot = Slot(False, boot_id, Kind.PROBE, f"{health.name} {name}", None)
+    return Report(slot, name, health.name, boot_id, at_us, wall_us)
+
+
+def opened_by(
+    report: Report, detail: Mapping[str, Any], *, node: str, driver_version: str | None
+) -> OpenFault:
+    """The open fault that a first report becomes."""
+    means = meaning_of(report.slot.kind, report.name)
+    event = Event(
+        id=event_id(report.boot_id, report.at_us, f"{report.slot.kind}\0{report.slot.what}"),
+        revision=0,
+        kind=report.slot.kind,
+        code=None,
+        name=means.name,
+        summary=means.summary,
+        severity=means.severity,
+        blame=means.blame,
+        action=means.action,
+        action_text=means.action_text,
+        time_us=report.wall_us,
+        time_is_estimate=False,
+        last_time_us=report.wall_us,
+        count=1,
+        gpu=None,
+        nvswitch=None,
+        process=None,
+        detail=detail,
+        lines=(),
+        lines_dropped=0,
+        origin=Origin.KERNEL,
+        drill=False,
+        witnesses=(Witness(report.probe, 0),),
+        node=node,
+        boot_id=report.boot_id,
+        kmsg_seq=None,
+        driver_version=driver_version,
+    )
+    return OpenFault(
+        slot=report.slot,
+        sufferer=Sufferer(None, None),
+        event=event,
+        count=1,
+        began_us=report.at_us,
+        last_us=report.at_us,
+        last_time_us=report.wall_us,
+        last_arrival_us=report.at_us,
+        lines=[],
+        detail=dict(detail),
+        witnesses=event.witnesses,
+    )
+
+
+def probe_detail(health: ProbeHealth) -> dict[str, Any]:
+    """What a probe event says."""
+    return {"probe": health.name, "hears": health.hears, "reason": health.reason, "hint": health.hint}
+
+
+def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:
+    """What a gap event says: totals over all its ranges, and the first ranges themselves.
+
+    `lost_records` is null once any part of the loss cannot be counted.
+    """
+    total = before.get("lost_records", 0)
+    ranges = list(before.get("ranges", []))
+    if lost.first_seq is not None and len(ranges) < MAX_RANGES:
+        ranges.append([lost.first_seq, lost.last_seq])
+    firsts = [seq for seq in (before.get("first_seq"), lost.first_seq) if seq is not None]
+    lasts = [seq for seq in (before.get("last_seq"), lost.last_seq) if seq is not None]
+    return {
+        "lost_records": None if total is None or lost.count is None else total + lost.count,
+        "first_seq": min(firsts, default=None),
+        "last_seq": max(lasts, default=None),
+        "ranges": ranges,
+    }

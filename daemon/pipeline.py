@@ -1,0 +1,231 @@
+"""From a kernel record to events: decode → witness → coalesce → correlate.
+
+Synchronous, and without a clock of its own: `feed` takes records in the order of the log, `tick`
+takes the time, both give back the events that are new or changed. Live reading, replay, crash
+recovery and tests run this same object. `snapshot` and `restore` carry its state over a restart.
+
+Only the kernel can raise an alarm: what a user process wrote into the log becomes an event marked
+as a drill where drills are allowed, and is else counted as forged; it never teaches the device map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from daemon.coalesce import Coalescer
+from daemon.decoded import Context, Fault
+from daemon.event import Event, Kind
+from daemon.fault import OpenFault
+from daemon.grammar import find
+from daemon.hearing import hear
+from daemon.knowledge import Knowledge
+from daemon.own_events import Report, gap_detail, opened_by, probe_detail, report_of_loss, report_of_probe
+from daemon.witness import Witnesses
+from probes.health import ProbeHealth
+from probes.line import KernelLine, LostRecords, Origin
+from probes.procfs import ProcGpu
+
+Correlate = Callable[[Sequence[Event]], Sequence[Event]]
+"""The last step: takes what changed, gives it back together with what that means for incidents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything the pipeline must find again after a restart."""
+
+    faults: Mapping[str, str]
+    """Open faults by state key, each as one JSON text."""
+    context: str | None
+    """Device map and driver version as one JSON text; None when nothing was saved yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What of the snapshot is different since it was last asked for."""
+
+    faults: Mapping[str, str]
+    dropped: frozenset[str]
+    """State keys of faults that are no longer open."""
+    context: str | None
+    """None when it did not change."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Lines the pipeline has looked at since start."""
+
+    lines: int = 0
+    faults: int = 0
+    """Lines that told of a fault, or of a part of one."""
+    forged: int = 0
+    """Lines of userspace origin that looked like the driver's, while drills are not allowed."""
+    witnessed_again: int = 0
+    """Records that a second probe had seen too."""
+    state_errors: int = 0
+    """Saved open faults that could not be read back."""
+
+
+class Pipeline:
+    """One node's records in, events out. Not thread-safe: it lives in the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        quiet_gap_us: int = 5_000_000,
+        allow_drills: bool = False,
+        correlate: Correlate = lambda changed: changed,
+    ) -> None:
+        self.counters = Counters()
+        self._node = node
+        self._allow_drills = allow_drills
+        self._correlate = correlate
+        self._knowledge = Knowledge()
+        self._witnesses = Witnesses()
+        self._coalescer = Coalescer(quiet_gap_us, self._knowledge.allowance_of)
+
+    @property
+    def driver_version(self) -> str | None:
+        """Version of the NVIDIA driver, as the log or /proc gave it last."""
+        return self._knowledge.driver_version
+
+    def reserve_key(self, event: Event) -> str:
+        """In whose name an event is kept when retention deletes others."""
+        return self._knowledge.reserve_key(event)
+
+    @property
+    def unattached(self) -> int:
+        """Continuation lines whose fault is not known: dropped, and counted here."""
+        return self._coalescer.unattached
+
+    # -- input -------------------------------------------------------------------------------
+
+    def feed(self, record: KernelLine | LostRecords) -> Sequence[Event]:
+        """Take one record in the order of the log; gives back new and changed events."""
+        self._coalescer.publish_due(record.arrival_us)
+        if isinstance(record, LostRecords):
+            report = report_of_loss(record)
+            known = self._coalescer.report_in(report.slot, report.at_us)
+            self._report(report, known, gap_detail(known.detail if known else {}, record))
+        else:
+            self._line(record)
+        return self._take()
+
+    def learn(self, line: KernelLine) -> None:
+        """Take a record whose events are already kept: only for what later ones need to know."""
+        self._knowledge.learn(line)
+
+    def learn_from_proc(self, gpus: Iterable[ProcGpu], driver_version: str | None) -> None:
+        """Take what the driver shows under /proc/driver/nvidia."""
+        self._knowledge.learn_from_proc(gpus, driver_version)
+
+    def tick(self, now_us: int) -> Sequence[Event]:
+        """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""
+        self._coalescer.tick(now_us)
+        return self._take()
+
+    def next_deadline(self) -> int | None:
+        """Arrival time at which `tick` is next needed; None when nothing is pending."""
+        return self._coalescer.next_deadline()
+
+    def probe_changed(
+        self, health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int
+    ) -> Sequence[Event]:
+        """Say that a probe stopped hearing, or hears again."""
+        report = report_of_probe(health, boot_id=boot_id, at_us=at_us, wall_us=wall_us)
+        known = self._coalescer.report_in(report.slot, report.at_us)
+        self._report(report, known, probe_detail(health))
+        return self._take()
+
+    # -- state -------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The whole state."""
+        faults = {fault.state_key: fault.dump() for fault in self._coalescer.open_faults()}
+        return Snapshot(faults, self._knowledge.dump())
+
+    @property
+    def has_changes(self) -> bool:
+        """True when `take_changes` has something to give."""
+        table = self._coalescer.faults
+        return bool(table.touched or table.forgotten or self._knowledge.changed)
+
+    def take_changes(self) -> Changes:
+        """What of the state changed since the last call: to be written with the events it led to."""
+        table = self._coalescer.faults
+        changes = Changes(
+            {key: fault.dump() for key, fault in table.touched.items()},
+            frozenset(table.forgotten),
+            self._knowledge.dump() if self._knowledge.changed else None,
+        )
+        table.touched.clear()
+        table.forgotten.clear()
+        return changes
+
+    def restore(self, saved: Snapshot, *, boot_id: str, now_us: int) -> Sequence[Event]:
+        """Take up an earlier process's state; gives back the last word of faults of another boot.
+
+        What cannot be read is counted and left out: losing a count is better than not starting.
+        """
+        self._knowledge.boot_id = boot_id
+        try:
+            if saved.context is not None:
+                self._knowledge.load(saved.context)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.counters.state_errors += 1
+        faults = []
+        for key, text in saved.faults.items():
+            try:
+                faults.append(OpenFault.load(text))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                self.counters.state_errors += 1
+                self._coalescer.faults.forgotten.add(key)
+        self._coalescer.restore(faults, now_us)
+        self._coalescer.end_all(now_us, lambda slot: slot.boot_id != boot_id)
+        return self._take()
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _line(self, line: KernelLine) -> None:
+        self.counters.lines += 1
+        decoded = find(line.text)
+        if isinstance(decoded, Context):
+            if line.origin is Origin.KERNEL:
+                self._knowledge.learn_device(decoded)
+        elif decoded is not None:
+            self._fault(decoded, line)
+
+    def _fault(self, fault: Fault, line: KernelLine) -> None:
+        self.counters.faults += 1
+        drill = fault.drill or line.origin is Origin.USERSPACE
+        if drill and not self._allow_drills:
+            self.counters.forged += 1
+            return
+        sighting = self._witnesses.see(line)
+        if sighting.is_repeated:
+            self.counters.witnessed_again += 1
+            self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
+            return
+        if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
+            self._knowledge.learn_driver(fault)
+            self._coalescer.end_all(line.arrival_us, lambda slot: not slot.drill)
+        heard = hear(fault, line, self._knowledge, node=self._node, drill=drill)
+        sighting.home = self._coalescer.line(heard)
+
+    def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> None:
+        """Publish what a probe has to say of itself, or add it to what it said within the quiet gap."""
+        if known is None:
+            fault = opened_by(report, detail, node=self._node, driver_version=self.driver_version)
+            self._coalescer.report(fault, report.at_us)
+        else:
+            known.detail = detail
+            self._coalescer.report_again(known, at_us=report.at_us, wall_us=report.wall_us)
+
+    def _take(self) -> Sequence[Event]:
+        published = self._coalescer.faults.published
+        if not published:
+            return ()
+        changed = tuple(published)
+        published.clear()
+        return self._correlate(changed)

@@ -1,0 +1,55 @@
+"""The same record heard by several probes is one record.
+
+Records of the kernel log are told apart by (boot id, kernel time, text). The n-th such record of
+one probe and the n-th of another are the same one: two real repeats are never merged, because one
+probe delivers each of them once. Only the newest records are remembered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+
+from daemon.fault import OpenFault
+from probes.line import KernelLine
+
+REMEMBERED = 4096
+"""Distinct records kept; a second witness comes within milliseconds, a re-read starts at the resume point."""
+
+
+@dataclass(slots=True)
+class Sighting:
+    """Who saw the records of one identity."""
+
+    first_arrival_us: int
+    seen: Counter[str] = field(default_factory=Counter)
+    """Records per probe."""
+    is_repeated: bool = False
+    """The last one seen had already come through another probe."""
+    delay_us: int = 0
+    """How long after the first witness the last one was seen."""
+    home: OpenFault | None = None
+    """The fault that the record became or was added to."""
+
+
+class Witnesses:
+    """Which probe saw which record. Owned by the pipeline."""
+
+    def __init__(self) -> None:
+        self._sightings: OrderedDict[tuple[str, int, str], Sighting] = OrderedDict()
+
+    def see(self, line: KernelLine) -> Sighting:
+        """Note a record, and say whether another probe had brought it before."""
+        if line.kernel_us is None:
+            return Sighting(line.arrival_us)
+        identity = (line.boot_id, line.kernel_us, line.text)
+        sighting = self._sightings.get(identity)
+        if sighting is None:
+            sighting = self._sightings[identity] = Sighting(line.arrival_us)
+            if len(self._sightings) > REMEMBERED:
+                self._sightings.popitem(last=False)
+        most = max(sighting.seen.values(), default=0)
+        sighting.seen[line.probe] += 1
+        sighting.is_repeated = sighting.seen[line.probe] <= most
+        sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
+        return sighting
