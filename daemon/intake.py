@@ -1,0 +1,140 @@
+"""Where a probe's records become kept and published events: probe → pipeline → store.
+
+Each batch leads to at most one commit: the changed events, the state of every open fault that the
+batch touched, and the resume point that covers exactly these records. Records that told nothing
+move the resume point too, but lazily: it is written with the next event, a few seconds later, or
+at the end, whichever comes first.
+
+Belongs to the event loop's thread. No timer runs while nothing is pending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from daemon.event import Event
+from daemon.pipeline import Pipeline, Snapshot
+from daemon.store import StateChange, Store
+from probes.health import ProbeHealth
+from probes.kernel import Clock
+from probes.line import Batch, KernelLine, LostRecords, ResumePoint
+
+log = logging.getLogger(__name__)
+
+SAVE_RESUME_POINT_AFTER_S = 5.0
+"""How long a resume point that only passed over noise may stay unwritten. A crash in that time
+re-reads the noise; only if the ring has been overwritten as well it shows as a gap that was none."""
+
+
+class Intake:
+    """The way in. `take` is the sink of every probe."""
+
+    def __init__(self, pipeline: Pipeline, store: Store, *, boot_id: str, clock: Clock) -> None:
+        self.failures = 0
+        """Records that could not be processed because of a bug: skipped, logged with traceback."""
+        self._pipeline = pipeline
+        self._store = store
+        self._boot_id = boot_id
+        self._clock = clock
+        self._kept: ResumePoint | None = store.resume
+        self._resume: ResumePoint | None = None
+        self._unsaved = False
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
+        self._save: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Go on where the last process stopped."""
+        saved = Snapshot(self._store.faults, self._store.context)
+        now_us = self._clock.monotonic_us()
+        events = [*self._pipeline.restore(saved, boot_id=self._boot_id, now_us=now_us)]
+        self._keep([*events, *self._pipeline.tick(now_us)])
+
+    def take(self, batch: Batch) -> None:
+        """Process what a probe read. Never raises."""
+        events: list[Event] = []
+        for record in batch.items:
+            events.extend(self._process(record))
+        if batch.last_seq is not None and not self._is_kept(batch.boot_id, batch.last_seq):
+            self._resume = ResumePoint(batch.boot_id, batch.last_seq)
+            self._unsaved = True
+        self._keep(events)
+
+    def probe_changed(self, health: ProbeHealth) -> None:
+        """A probe stopped hearing, or hears again: an event."""
+        now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
+        self._keep(self._pipeline.probe_changed(health, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us))
+
+    def close(self) -> None:
+        """Write the resume point and the state as they are; the store is closed after this."""
+        for timer in (self._tick, self._save):
+            if timer is not None:
+                timer.cancel()
+        self._tick = self._save = None
+        self._put(())
+
+    def _process(self, record: KernelLine | LostRecords) -> Iterable[Event]:
+        try:
+            if isinstance(record, KernelLine) and self._is_kept(record.boot_id, record.seq):
+                self._pipeline.learn(record)
+                return ()
+            return self._pipeline.feed(record)
+        except Exception:  # the boundary: one bad record must not cost the ones behind it
+            self.failures += 1
+            log.exception("a record could not be processed and was skipped: %r", record)
+            return ()
+
+    def _is_kept(self, boot_id: str, seq: int | None) -> bool:
+        """True for a record whose events were in the journal when this process started."""
+        kept = self._kept
+        return kept is not None and seq is not None and kept.boot_id == boot_id and seq <= kept.seq
+
+    def _keep(self, events: Sequence[Event]) -> None:
+        """Commit what changed, now if it matters and soon if it is only the resume point."""
+        if events or self._pipeline.has_changes:
+            self._put(events)
+        elif self._unsaved and self._save is None:
+            loop = asyncio.get_running_loop()
+            self._save = loop.call_later(SAVE_RESUME_POINT_AFTER_S, self._save_resume_point)
+        self._arm()
+
+    def _put(self, events: Sequence[Event]) -> None:
+        changes = self._pipeline.take_changes()
+        state = StateChange(changes.faults, changes.dropped, changes.context)
+        self._store.put(events, state, self._resume)
+        self._unsaved = False
+
+    def _save_resume_point(self) -> None:
+        self._save = None
+        if self._unsaved:
+            self._put(())
+
+    def _arm(self) -> None:
+        """See to it that `tick` comes when the pipeline next needs it, and not otherwise."""
+        deadline = self._pipeline.next_deadline()
+        if deadline is None:
+            return
+        at = deadline / 1_000_000  # the event loop's clock is CLOCK_MONOTONIC, as arrival time is
+        if self._tick is not None:
+            if self._tick_at <= at:
+                return
+            self._tick.cancel()
+        self._tick_at = at
+        self._tick = asyncio.get_running_loop().call_at(at, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        """Tick once what is readable now was read: in a process that was stopped for a while the timer
+        comes before the records that have been waiting just as long."""
+        self._tick = asyncio.get_running_loop().call_later(0, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        try:
+            events = self._pipeline.tick(self._clock.monotonic_us())
+        except Exception:  # the same boundary as in `_process`
+            self.failures += 1
+            log.exception("pending events could not be processed")
+            events = ()
+        self._keep(events)

@@ -1,0 +1,100 @@
+"""The lock that keeps two daemons from writing to one state directory.
+
+The lock is a flock(2) on the file `lock` in it: the kernel lets go of it when the process ends, however
+it ends. The file holds the pid of the owner, for the message to the one who comes second; it is never
+deleted, so that a start on a full disk can lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Self
+
+from daemon.state_dir import make_state_dir, unusable
+from probes.errors import UserError
+
+FILE_NAME = "lock"
+WAIT_S = 30.0
+"""How long a held directory is waited for: longer than a predecessor takes to end."""
+
+_RETRY_S = 0.1
+_log = logging.getLogger(__name__)
+
+
+class StateLock:
+    """The held lock; `release` it last, after the journal was closed."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    async def acquire(cls, state_dir: Path, *, wait_s: float = WAIT_S) -> Self:
+        """Lock the directory, created if needed, waiting up to `wait_s` for another daemon to end.
+
+        Raises UserError naming the pid that holds it, or why the directory cannot be used.
+        """
+        make_state_dir(state_dir)
+        path = state_dir / FILE_NAME
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise unusable(state_dir, error) from None
+        try:
+            await _lock(descriptor, state_dir, wait_s)
+        except OSError as error:  # a network file system that has no locks
+            os.close(descriptor)
+            raise unusable(state_dir, error) from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let go of the directory; doing so twice does no harm."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+async def _lock(descriptor: int, state_dir: Path, wait_s: float) -> None:
+    end = time.monotonic() + wait_s
+    told = False
+    while not _try_lock(descriptor):
+        if time.monotonic() >= end:
+            raise UserError(
+                f"the state directory {state_dir} is in use by {_holder(descriptor)}",
+                hint="stop that daemon, or give this one its own --state-dir",
+            )
+        if not told:
+            _log.warning("waiting for %s, which holds %s", _holder(descriptor), state_dir)
+            told = True
+        # A blocking flock would need a thread that cannot be cancelled; this loop ends with wait_s.
+        await asyncio.sleep(min(_RETRY_S, wait_s))
+    _write_pid(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _write_pid(descriptor: int) -> None:
+    """Leave our pid for the message of others; a full disk takes none, and the lock holds all the same."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        _log.warning("cannot write the pid into the lock file: %s", error.strerror)
+
+
+def _holder(descriptor: int) -> str:
+    pid = os.pread(descriptor, 32, 0).strip()
+    return f"process {int(pid)}" if pid.isdigit() else "another process"

@@ -1,0 +1,109 @@
+"""The state of the running daemon as one JSON object: `xidwatch status`, and later a tool's answer.
+
+It says what hears and what does not and why, what is kept, and what this version cannot do, so
+that "no errors" and "could not look" never look alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from daemon.config import Config, Ebpf, GpuBackend, Mode, ProbeName
+from daemon.event import rfc3339
+from daemon.intake import Intake
+from daemon.journal import FILE_NAME
+from daemon.pipeline import Pipeline
+from daemon.store import Store
+from probes.health import ProbeHealth
+from probes.kernel import Clock
+
+NOT_BUILT = "not part of this version"
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A part that was asked for, or could be, and is not there."""
+
+    part: str
+    """`ebpf`, `klog`, `nvml`, `gpu`, `operator`."""
+    reason: str
+
+
+def unavailable(config: Config) -> tuple[Unavailable, ...]:
+    """What the settings ask for, or leave open, and this version does not have."""
+    probes = config.probes
+    parts = [
+        Unavailable(name, NOT_BUILT)
+        for name in (ProbeName.KLOG, ProbeName.NVML)
+        if probes is None or name in probes
+    ]
+    if config.ebpf is not Ebpf.OFF:
+        parts.append(Unavailable("ebpf", NOT_BUILT))
+    if config.gpu is not GpuBackend.OFF:
+        parts.append(Unavailable("gpu", NOT_BUILT))
+    if config.mode is Mode.OPERATOR:
+        parts.append(Unavailable("operator", NOT_BUILT))
+    return tuple(parts)
+
+
+class StatusReport:
+    """Puts the object together when it is asked for."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        version: str,
+        address: str,
+        boot_id: str,
+        clock: Clock,
+        pipeline: Pipeline,
+        intake: Intake,
+        store: Store,
+        health: Callable[[], Sequence[ProbeHealth]],
+    ) -> None:
+        self._config = config
+        self._version = version
+        self._address = address
+        self._boot_id = boot_id
+        self._clock = clock
+        self._pipeline = pipeline
+        self._intake = intake
+        self._store = store
+        self._health = health
+        self._started_us = clock.wall_us()
+        self._started_monotonic_us = clock.monotonic_us()
+
+    def __call__(self) -> Mapping[str, Any]:
+        """The state as of now. Times are RFC 3339 in UTC, durations in seconds."""
+        pipeline, stream = self._pipeline, self._store.stream
+        return {
+            "version": self._version,
+            "node": self._config.node_name,
+            "boot_id": self._boot_id,
+            "pid": os.getpid(),
+            "started": rfc3339(self._started_us),
+            "uptime_s": round((self._clock.monotonic_us() - self._started_monotonic_us) / 1e6, 3),
+            "listen": self._address,
+            "socket": str(self._config.socket),
+            "mode": self._config.mode,
+            "drills_allowed": self._config.allow_drills,
+            "driver_version": pipeline.driver_version,
+            "probes": [dataclasses.asdict(probe) for probe in self._health()],
+            "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],
+            "journal": {
+                "path": str(self._config.state_dir / FILE_NAME),
+                **self._store.health().to_dict(),
+            },
+            "newest_cursor": stream.newest,
+            "oldest_cursor": stream.oldest,
+            "counters": {
+                **dataclasses.asdict(pipeline.counters),
+                "unattached": pipeline.unattached,
+                "failures": self._intake.failures,
+            },
+        }
