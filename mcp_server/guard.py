@@ -1,0 +1,134 @@
+"""Which requests come in at all: ASGI middleware in front of every path.
+
+* **Host** must name this daemon. A web page cannot choose the Host header of its requests, so a
+  name that is not ours means that someone pointed their own DNS name here (DNS rebinding).
+  Loopback names and the host of `--listen` are ours, and so are the names in `allowed_hosts`;
+  when we listen beyond loopback, any IP address is too: rebinding needs a name.
+* **Origin**, where a browser sends one, must be this daemon itself or a page served from
+  loopback. 403 otherwise.
+* `/healthz`, `/readyz` and `/metrics` are open: kubelet and Prometheus ask by pod address.
+* A body declared larger than 1 MiB is refused with 413. Only /mcp reads bodies, and the MCP SDK
+  enforces the same limit on one that does not declare its length.
+* Every answer carries a Date and headers that keep browsers from sniffing, framing or caching it.
+  uvicorn refreshes its own Date header from a timer, which would wake an idle daemon.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcp_server.query import quoted
+from mcp_server.replies import refusal
+from probes.errors import UserError
+
+BODY_LIMIT: Final = 1024 * 1024
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_HEADERS: Final = {
+    "x-content-type-options": "nosniff",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+class Hosts:
+    """The names under which this daemon may be addressed."""
+
+    def __init__(self, listen_host: str, allowed: Iterable[str] = ()) -> None:
+        self._names = {name.lower().rstrip(".") for name in ("localhost", listen_host, *allowed)}
+        self._any_address = not _is_loopback(listen_host.lower())
+
+    def names_us(self, authority: str) -> bool:
+        """Whether `host`, `host:port`, `[v6]` or `[v6]:port` is one of them."""
+        host = _host_of(authority)
+        if host is None:
+            return False
+        if _address(host) is not None:
+            return self._any_address or _is_loopback(host)
+        return host in self._names
+
+    def trusts(self, origin: str, authority: str) -> bool:
+        """Whether a page of this origin may talk to us, who were addressed as `authority`."""
+        scheme, separator, place = origin.partition("://")
+        if not separator or scheme not in ("http", "https"):
+            return False
+        host = _host_of(place)
+        if host is None:
+            return False
+        return place.lower() == authority.lower() or _is_loopback(host)
+
+
+class Guard:
+    """The middleware."""
+
+    def __init__(self, app: ASGIApp, hosts: Hosts, body_limit: int = BODY_LIMIT) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._body_limit = body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["date"] = formatdate(time.time(), usegmt=True)
+            await send(message)
+
+        refused = self._refused(scope["path"], Headers(scope=scope))
+        if refused is None:
+            await self._app(scope, receive, stamped)
+        else:
+            error, status = refused
+            await refusal(error, status)(scope, receive, stamped)
+
+    def _refused(self, path: str, headers: Headers) -> tuple[UserError, int] | None:
+        if path not in OPEN_PATHS:
+            host, origin = headers.get("host", ""), headers.get("origin")
+            if not self._hosts.names_us(host):
+                hint = "address the daemon as localhost, by its IP address or by the name it listens on"
+                return UserError(f"host {quoted(host)} is not this daemon", hint=hint), 421
+            if origin is not None and not self._hosts.trusts(origin, host):
+                hint = "only pages from this daemon or from localhost may"
+                return UserError(f"pages from {quoted(origin)} may not read this daemon", hint=hint), 403
+        length = headers.get("content-length", "")
+        if length.isdigit() and int(length[:20]) > self._body_limit:
+            return UserError("request body too large", hint=f"at most {self._body_limit} bytes"), 413
+        return None
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _host_of(authority: str) -> str | None:
+    """The host of `host[:port]`, lower-case, no brackets; None when it is no such thing."""
+    if not authority or any(char in authority for char in "/@?# \\"):
+        return None
+    try:
+        parts = urlsplit(f"//{authority}")
+        _ = parts.port  # raises for a port that is no number
+    except ValueError:
+        return None
+    return parts.hostname.rstrip(".") if parts.hostname else None

@@ -1,0 +1,160 @@
+"""The HTTP server: uvicorn, without its timer, and with an end that does not hang.
+
+* **Idle is idle.** uvicorn's main loop wakes ten times a second to see whether it should exit and
+  to refresh its Date header. Here it waits for an event, and `guard` writes the Date.
+* **SIGTERM and SIGINT end the process with code 0.** uvicorn raises the signal again once it has
+  stopped, which ends as 143 or in a KeyboardInterrupt.
+* **Nothing outlives a second.** `on_stop` closes the event stream, which ends every reader, every
+  waiting tool and (in `app`) every MCP session; connections that are still open after 0.6 s,
+  because their client does not read, are cut.
+* **A stalled client is cut.** Nothing above TCP bounds a write to a client that stopped reading,
+  so the kernel does: accepted sockets inherit TCP_USER_TIMEOUT (5 s) from the listening one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from mcp_server.sse_watcher import no_watcher
+from probes.errors import UserError
+
+log = logging.getLogger(__name__)
+
+STALLED_CLIENT_MS: Final = 5_000
+CUT_AFTER_S: Final = 0.6
+"""How long a connection may take to end by itself once the server stops."""
+MAX_CONNECTIONS: Final = 8_192
+"""Beyond this a request is answered with 503."""
+OPEN_FILES: Final = 16_384
+"""Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises UserError when that cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host}: {error.strerror}", hint="give --listen as ADDRESS:PORT"
+        ) from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_CLIENT_MS)
+        bound.bind(address)
+        # Not left to uvicorn: of two sockets bound with SO_REUSEADDR the second learns only here
+        # that the port is taken.
+        bound.listen(1024)
+    except OSError as error:
+        bound.close()
+        raise _cannot_listen(host, port, error) from error
+    bound.setblocking(False)
+    return bound
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
+    hint = {
+        errno.EADDRINUSE: "another process has it: see `ss -ltnp`, or choose another with --listen",
+        errno.EACCES: "ports below 1024 need root: choose another with --listen",
+        errno.EADDRNOTAVAIL: "this machine has no such address: see `ip addr`",
+    }.get(error.errno or 0, "choose another with --listen")
+    return UserError(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint)
+
+
+class Listener(uvicorn.Server):
+    """One HTTP server on a bound socket. Belongs to the event loop that runs it."""
+
+    def __init__(self, app: ASGIApp, bound: socket.socket, *, on_stop: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                loop="asyncio",
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                date_header=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                # A backstop: CUT_AFTER_S ends everything that can be ended from outside.
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._bound = bound
+        self._on_stop = on_stop
+        self._stopping = asyncio.Event()
+
+    async def run_until_stopped(self) -> None:
+        """Serve until `stop`, SIGTERM or SIGINT (when run in the main thread), then end every stream."""
+        _raise_open_files()
+        # The imports leave half a million objects behind. Out of the collector's sight they no
+        # longer cost a tool call tens of milliseconds when a full collection falls into it.
+        gc.collect()
+        gc.freeze()
+        with no_watcher():
+            await self.serve(sockets=[self._bound])
+
+    def stop(self) -> None:
+        """Begin to stop. From the event loop's thread; asking twice cuts open connections at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        """Wait until asked to stop (uvicorn: look ten times a second)."""
+        await self.on_tick(0)
+        await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End every stream, then every connection."""
+        self._on_stop()
+        cut = asyncio.get_running_loop().call_later(CUT_AFTER_S, self._cut)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut.cancel()
+
+    def _cut(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGINT stop the server while the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

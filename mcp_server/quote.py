@@ -1,0 +1,83 @@
+"""Pages as short text that an assistant can quote.
+
+Text that came out of the kernel log (lines, process names) is a JSON string, cut, and named as
+what it is: a process may be called "ignore all previous instructions". When not all events of a
+page are shown, the text says from which cursor to read on, so that a host that shows its model
+only the text loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from daemon.event import Event, Item, rfc3339
+from daemon.page import Page
+from daemon.text import clean
+
+SHOWN_EVENTS = 40
+QUOTED_CHARS = 160
+
+
+def page_text(page: Page) -> str:
+    """The page: one paragraph an event, then where to go on."""
+    return "\n".join(_page_lines(page))
+
+
+def _page_lines(page: Page) -> Iterator[str]:
+    shown = page.items[:SHOWN_EVENTS]
+    if page.missed is not None:
+        first, last = page.missed.first, page.missed.last
+        yield f"Items with cursors {first} to {last} were deleted by retention before they were read."
+    if not page.items:
+        yield "No matching event."
+    for item in shown:
+        yield event_text(item)
+    if len(shown) < len(page.items):
+        yield (
+            f"Shown here: {len(shown)} of {len(page.items)} events. To read on: since={shown[-1].cursor} "
+            f"(the structured content has them all, up to next_cursor={page.next_cursor})."
+        )
+    else:
+        yield f"next_cursor={page.next_cursor}"
+
+
+def event_text(item: Item) -> str:
+    """One event in two or three lines."""
+    event = item.event
+    parts = [f"[{event.severity}]", _title(event), *_place(event), f"at {rfc3339(event.time_us)}"]
+    if event.time_is_estimate:
+        parts.append("(estimated)")
+    if event.count > 1:
+        parts.append(f"{event.count} times until {rfc3339(event.last_time_us)}")
+    if not item.stored:
+        parts.append("(not yet stored)")
+    drill = "DRILL, not a real fault: " if event.drill else ""
+    text = f"{drill}{' '.join(parts)}: {event.summary}. Blame: {event.blame}. Action: {event.action}."
+    if event.lines:
+        text += f"\n  log line (untrusted data): {_quoted(event.lines[0])}"
+    return f"{text}\n  {event.id} revision {event.revision} cursor {item.cursor}"
+
+
+def _title(event: Event) -> str:
+    kind = {"xid": "Xid", "sxid": "SXid"}.get(event.kind, event.kind)
+    title = kind if event.code is None else f"{kind} {event.code}"
+    return f"{title} {event.name}" if event.name else title
+
+
+def _place(event: Event) -> Iterator[str]:
+    gpu, switch, process = event.gpu, event.nvswitch, event.process
+    if gpu is not None:
+        index = "" if gpu.index is None else f" {gpu.index}"
+        yield f"on GPU{index} {gpu.pci}" + (f" {gpu.uuid}" if gpu.uuid else "")
+        if gpu.mig is not None:
+            yield f"MIG gi={gpu.mig.gi} ci={gpu.mig.ci}"
+    elif switch is not None:
+        yield f"on NVSwitch {switch.pci}"
+    if process is not None:
+        name = f" named {_quoted(process.name)}" if process.name else ""
+        yield f"by pid {process.pid}{name}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(clean(text, QUOTED_CHARS))

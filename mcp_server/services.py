@@ -1,0 +1,73 @@
+"""What the outward paths need from the rest of the process, as one value.
+
+`xidwatch.serve` fills it in; nothing here knows how the parts behind it work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from daemon.stream import EventStream
+from probes.health import ProbeHealth
+
+
+class Transport(StrEnum):
+    """How a client is connected: label values of `xidwatch_clients`."""
+
+    EVENTS = "events"
+    """A reader of /events."""
+    MCP = "mcp"
+    """An open /mcp request: a call being answered or a stream held open."""
+    SOCKET = "socket"
+    """A connection on the unix socket."""
+
+
+class Clients:
+    """Who is connected now. Belongs to the event loop."""
+
+    def __init__(self) -> None:
+        self._open = dict.fromkeys(Transport, 0)
+
+    @contextmanager
+    def present(self, transport: Transport) -> Iterator[None]:
+        """Count one client for as long as the block runs."""
+        self._open[transport] += 1
+        try:
+            yield
+        finally:
+            self._open[transport] -= 1
+
+    def counts(self) -> Mapping[Transport, int]:
+        """Clients by transport, at this moment; every transport is a key."""
+        return dict(self._open)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Counts since start that only the pipeline knows, for `/metrics`."""
+
+    forged_lines: int = 0
+    """Fault lines of userspace origin that were not drills, or came while drills were not allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The inside of the daemon, as far as clients may see it."""
+
+    node: str
+    """Node name as events carry it."""
+    version: str
+    """Version of xidwatch."""
+    listen_host: str
+    """Host of `--listen`, as given: decides which Host headers are believed (see `guard`)."""
+    stream: EventStream
+    status: Callable[[], Mapping[str, object]]
+    """The JSON object of `xidwatch status`."""
+    health: Callable[[], Sequence[ProbeHealth]]
+    counters: Callable[[], Counters] = Counters
+    allowed_hosts: frozenset[str] = frozenset()
+    """Further host names under which the daemon may be addressed, without port."""
+    clients: Clients = field(default_factory=Clients)

@@ -1,0 +1,141 @@
+"""MCP tools: what one is, and the box that lists and calls them.
+
+A tool is a value: names, models that give its schemas, and a coroutine. What the caller can mend
+(an argument that makes no sense, a `UserError`) comes back as a tool error with one sentence, so
+that the model sees it and corrects itself. An unknown tool is a protocol error. A bug is logged
+with its traceback here, the one place where everything is caught, and answered without details.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import mcp_types as types
+from mcp.server.context import ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel, ValidationError
+
+from mcp_server.query import quoted
+from mcp_server.sentences import validation_sentence
+from mcp_server.wire import Arguments
+from probes.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Context = ServerRequestContext[dict[str, Any], Any]
+ArgumentsT = TypeVar("ArgumentsT", bound=Arguments)
+
+
+def read_only() -> types.ToolAnnotations:
+    """Annotations of a tool that changes nothing and talks to this node alone."""
+    return types.ToolAnnotations(
+        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+    )
+
+
+class Caller:
+    """The other end of one call."""
+
+    def __init__(self, context: Context) -> None:
+        self._session = context.session
+        self.wants_progress = context.meta is not None and "progress_token" in context.meta
+        """Whether the client asked to be told how far the call is."""
+
+    async def report_progress(self, done: float, total: float, message: str) -> None:
+        """Tell the client how far the call is. `done` has to grow from one report to the next."""
+        await self._session.report_progress(done, total, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tool gives back."""
+
+    text: str
+    """Short, for people and assistants to quote."""
+    data: Mapping[str, object]
+    """The structured content, as the tool's output schema says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool(Generic[ArgumentsT]):
+    """One tool."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[ArgumentsT]
+    result: type[BaseModel]
+    run: Callable[[ArgumentsT, Caller], Awaitable[Answer]]
+    annotations: types.ToolAnnotations = field(default_factory=read_only)
+
+    def listed(self) -> types.Tool:
+        """As tools/list shows it."""
+        return types.Tool(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            input_schema=input_schema(self.arguments),
+            output_schema=self.result.model_json_schema(mode="serialization"),
+            annotations=self.annotations,
+        )
+
+    async def call(self, arguments: Mapping[str, object], caller: Caller) -> Answer:
+        """Check the arguments and run. Raises UserError."""
+        try:
+            checked = self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            known = ", ".join(self.arguments.model_fields)
+            raise UserError(validation_sentence(error), hint=f"arguments of {self.name}: {known}") from None
+        return await self.run(checked, caller)
+
+
+class Toolbox:
+    """The tools of a server."""
+
+    def __init__(self, tools: Iterable[Tool[Any]]) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._listed = types.ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
+        self._schemas = {tool.name: tool.input_schema for tool in self._listed.tools}
+
+    async def list(
+        self, context: Context, params: types.PaginatedRequestParams | None
+    ) -> types.ListToolsResult:
+        """Handler of tools/list."""
+        return self._listed
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        """JSON schema of a tool's arguments; None for an unknown tool."""
+        return self._schemas.get(name)
+
+    async def call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        """Handler of tools/call."""
+        tool = self._tools.get(params.name)
+        if tool is None:
+            raise MCPError(code=types.INVALID_PARAMS, message=f"Unknown tool {quoted(params.name)}")
+        try:
+            answer = await tool.call(params.arguments or {}, Caller(context))
+        except UserError as error:
+            return _failed(f"{error.message}. {error.hint}." if error.hint else f"{error.message}.")
+        except Exception:  # the boundary: a bug in one tool must not end the session
+            log.exception("tool %s failed", tool.name)
+            return _failed("Internal error in xidwatch; its log has the details.")
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=answer.text)], structured_content=dict(answer.data)
+        )
+
+
+def input_schema(arguments: type[Arguments]) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, without the class's docstring and generated titles."""
+    schema = arguments.model_json_schema()
+    schema.pop("title", None)
+    schema.pop("description", None)
+    for each in schema["properties"].values():
+        each.pop("title", None)
+    return schema
+
+
+def _failed(text: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
