@@ -1,0 +1,28 @@
+"""Fixtures that more than one layer's tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+
+
+@pytest.fixture
+def kernel_log(tmp_path: Path) -> Iterator[FakeKernelLog]:
+    """A FIFO that stands in for /dev/kmsg and carries records of kernel origin."""
+    with FakeKernelLog(tmp_path / "kmsg") as log:
+        yield log
+
+
+@pytest.fixture
+def running_daemon(tmp_path: Path, kernel_log: FakeKernelLog) -> Iterator[Daemon]:
+    """A running daemon that listens to `kernel_log`, drills allowed."""
+    running = Daemon(tmp_path, kmsg=kernel_log.path, flags=["--allow-drills"])
+    try:
+        yield running.start()
+    finally:
+        running.stop()

@@ -1,0 +1,134 @@
+"""`xidwatch status`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import xidwatch
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+from tests.support.socket_stub import SocketStub
+from tests.support.waiting import wait_for
+from xidwatch.status import duration, render
+from xidwatch.terminal import PLAIN
+from xidwatch.version import VERSION
+
+
+def state(**changes: Any) -> dict[str, Any]:
+    """A daemon's status in which all is well, changed."""
+    probe = {"name": "kmsg", "hears": True, "live": True, "reason": None, "hint": None, "counters": {}}
+    journal: dict[str, Any] = {
+        "state": "ok",
+        "reason": None,
+        "unstored": 0,
+        "late": 0,
+        "lost": 0,
+        "failures": 0,
+        "notes": [],
+    }
+    return {
+        "version": "1.2.3",
+        "node": "gpu-17",
+        "uptime_s": 93784.5,
+        "listen": "http://127.0.0.1:8080",
+        "socket": "/run/xidwatch/mcp.sock",
+        "mode": "read-only",
+        "drills_allowed": False,
+        "driver_version": None,
+        "probes": [probe],
+        "unavailable": [{"part": "ebpf", "reason": "not part of this version"}],
+        "journal": journal,
+        "newest_cursor": 0,
+        "oldest_cursor": 0,
+        "counters": {"lines": 5, "forged": 0},
+        **changes,
+    }
+
+
+def deaf(**changes: Any) -> dict[str, Any]:
+    """A probe that hears nothing."""
+    return {
+        **{"name": "kmsg", "hears": False, "live": True, "counters": {}},
+        **{"reason": "/dev/kmsg: permission denied", "hint": "run as root"},
+        **changes,
+    }
+
+
+def test_it_shows_what_hears_what_is_kept_and_where_to_connect() -> None:
+    text = "\n".join(render(state(newest_cursor=9, oldest_cursor=3), PLAIN))
+    for part in (
+        *("gpu-17", "xidwatch 1.2.3, up for 1d 2h", "http://127.0.0.1:8080 and /run/xidwatch/mcp.sock"),
+        *("kmsg hears", "ebpf: not part of this version", "cursors 3 to 9", "lines 5", "drills not allowed"),
+    ):
+        assert part in text
+    assert "forged" not in text
+
+
+def test_a_probe_that_does_not_hear_says_why_and_what_to_do() -> None:
+    text = "\n".join(render(state(probes=[deaf()]), PLAIN))
+    assert "kmsg does not hear: /dev/kmsg: permission denied (run as root)" in text
+
+
+def test_a_journal_that_takes_no_events_says_why() -> None:
+    journal = {**state()["journal"], "state": "failing", "reason": "disk full", "unstored": 3}
+    assert "failing: disk full; unstored 3" in "\n".join(render(state(journal=journal), PLAIN))
+
+
+def test_text_of_the_daemon_is_cleaned() -> None:
+    text = "".join(render(state(node="a\x1b[31m", probes=[deaf(reason="\x07")]), PLAIN))
+    assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0s"), (59, "59s"), (725, "12m 5s"), (3600, "1h 0m"), (273600, "3d 4h")],
+)
+def test_a_duration_is_its_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("probe", "code"), [(state()["probes"][0], 0), (deaf(), 1)])
+def test_the_exit_code_tells_whether_anything_is_heard(
+    tmp_path: Path, probe: dict[str, Any], code: int
+) -> None:
+    with SocketStub(tmp_path / "s", status=json.dumps(state(probes=[probe])).encode() + b"\n"):
+        assert xidwatch("status", "--socket", str(tmp_path / "s")).code == code
+
+
+def test_no_daemon_is_said_in_one_sentence_with_a_hint(tmp_path: Path) -> None:
+    result = xidwatch("status", "--socket", str(tmp_path / "none"))
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.splitlines() == [
+        f"xidwatch: no daemon listens at {tmp_path / 'none'}",
+        "hint: start one with `xidwatch serve`, or name its socket with --socket",
+    ]
+    as_json = xidwatch("status", "--json", "--socket", str(tmp_path / "none"))
+    assert as_json.code == 1
+    assert json.loads(as_json.out)["error"].startswith("no daemon listens")
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}\n", b"nonsense\n"])
+def test_a_daemon_that_answers_nothing_sensible_is_an_error(tmp_path: Path, answer: bytes) -> None:
+    with SocketStub(tmp_path / "s", status=answer):
+        result = xidwatch("status", "--socket", str(tmp_path / "s"))
+    assert result.code in {1, 2}
+    assert "Traceback" not in result.err
+    assert result.err.startswith("xidwatch: ")
+
+
+def test_a_running_daemon_says_what_it_hears(running_daemon: Daemon, kernel_log: FakeKernelLog) -> None:
+    kernel_log.write("NVRM: Xid (PCI:0000:91:00): 79, GPU has fallen off the bus.")
+    event = wait_for(running_daemon.events, "the event")[-1]
+    text = xidwatch("status", "--socket", str(running_daemon.socket))
+    assert text.code == 0, text.err
+    assert "kmsg hears" in text.out
+    assert f"xidwatch {VERSION}" in text.out
+    as_json = json.loads(xidwatch("status", "--json", "--socket", str(running_daemon.socket)).out)
+    assert as_json["node"] == "test-node"
+    assert as_json["newest_cursor"] >= event["cursor"]
+    assert running_daemon.url == as_json["listen"]

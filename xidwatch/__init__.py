@@ -1,0 +1,1 @@
+"""The `xidwatch` command."""
