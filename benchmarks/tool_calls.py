@@ -1,0 +1,167 @@
+"""`get_xid_events` answered from memory, over HTTP in both protocol eras and over the unix socket.
+
+One client on one kept-alive connection, plain sockets. Over HTTP it is measured against the MCP
+SDK's smallest server, whose one tool returns a word; over the unix socket against an asyncio
+server that parses a line of JSON and answers with it. The answer holds ten events.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.clients import HttpCaller, LineCaller
+from benchmarks.figure import Figure, Plan, median, spread
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+from tests.support.waiting import wait_for
+
+EVENTS = 100
+LEGACY, MODERN = "2025-11-25", "2026-07-28"
+_CLIENT = {"name": "bench", "version": "1"}
+_META = {
+    "io.modelcontextprotocol/protocolVersion": MODERN,
+    "io.modelcontextprotocol/clientInfo": _CLIENT,
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+_HELLO = {
+    "jsonrpc": "2.0",
+    "id": 0,
+    "method": "initialize",
+    "params": {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT},
+}
+_INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+
+
+def measure(plan: Plan) -> Sequence[Figure]:
+    """Median time of a call on each way in."""
+    calls = plan.samples(500, 50)
+    with FakeKernelLog(plan.directory / "kmsg") as log:
+        daemon = Daemon(plan.directory, kmsg=log.path).start()
+        try:
+            _make_events(daemon, log)
+            with peers.peer("smallest_mcp") as smallest:
+                port = int(peers.first_line(smallest))
+                http = [_over_http(daemon.port, port, calls, modern=modern) for modern in (True, False)]
+            return [*http, _over_socket(daemon, plan, calls), _full_page(daemon, calls)]
+        finally:
+            daemon.stop()
+
+
+def _make_events(daemon: Daemon, log: FakeKernelLog) -> None:
+    """As many events as a page holds by default, of ten GPUs."""
+    for bus in range(1, 11):
+        log.write(f"NVRM: GPU at PCI:0000:{bus:02x}:00: GPU-{bus:08x}-0000-0000-0000-000000000000")
+        for pid in range(10):
+            log.write(f"NVRM: Xid (PCI:0000:{bus:02x}:00): 43, pid={5000 + pid}, name=python3, Ch 00000008")
+    wait_for(lambda: len(daemon.events()) == EVENTS, f"{EVENTS} events")
+
+
+def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Figure:
+    ours, theirs = HttpCaller(port), HttpCaller(baseline_port)
+    ask = _modern if modern else _legacy
+    question = {"name": "get_xid_events", "arguments": {"limit": 10}}
+    mine, base = ask(ours, question), ask(theirs, {"name": "hello", "arguments": {}})
+    assert b"next_cursor" in ours.exchange(mine)
+    assert b"hello" in theirs.exchange(base)
+    times, base_times = _alternate(lambda: ours.exchange(mine), lambda: theirs.exchange(base), calls)
+    ours.close()
+    theirs.close()
+    return Figure(
+        f"tool call, HTTP {'modern' if modern else 'legacy session'}: median",
+        median(times),
+        "ms",
+        must=6,
+        reach=1.5,
+        beside=f"{spread(times)}; {median(times) / median(base_times):.2f} x the SDK's smallest server "
+        f"({spread(base_times)})",
+    )
+
+
+def _modern(caller: HttpCaller, params: dict[str, Any]) -> bytes:
+    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": params["name"]}
+    return caller.request(_call({**params, "_meta": _META}), headers)
+
+
+def _legacy(caller: HttpCaller, params: dict[str, Any]) -> bytes:
+    answer = caller.exchange(caller.request(_HELLO, {}))
+    fields = dict(
+        line.lower().split(b": ", 1) for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    )
+    session = {"Mcp-Session-Id": fields[b"mcp-session-id"].decode(), "MCP-Protocol-Version": LEGACY}
+    caller.exchange(caller.request(_INITIALIZED, session))
+    return caller.request(_call(params), session)
+
+
+def _over_socket(daemon: Daemon, plan: Plan, calls: int) -> Figure:
+    ours = _session(daemon)
+    question = _question(10)
+    answer = ours.exchange(question)
+    assert b"next_cursor" in answer
+    path = plan.directory / "echo"
+    with peers.peer("json_echo", str(path)) as echo:
+        peers.first_line(echo)
+        theirs = LineCaller(path)
+        times, base_times = _alternate(
+            lambda: ours.exchange(question), lambda: theirs.exchange(answer.rstrip()), calls
+        )
+        theirs.close()
+    ours.close()
+    return Figure(
+        "tool call, unix socket: median",
+        median(times),
+        "ms",
+        must=2,
+        reach=0.5,
+        beside=f"{spread(times)}; {median(times) / median(base_times):.2f} x an asyncio server that echoes "
+        f"the answer as JSON ({spread(base_times)})",
+    )
+
+
+def _full_page(daemon: Daemon, calls: int) -> Figure:
+    ours = _session(daemon)
+    question = _question(EVENTS)
+    size = len(ours.exchange(question))
+    times = [_timed(lambda: ours.exchange(question)) for _ in range(calls // 5)]
+    ours.close()
+    return Figure(
+        f"tool call, unix socket, {EVENTS} events: median",
+        median(times),
+        "ms",
+        beside=f"{spread(times)}; an answer of {size / 1000:.0f} kB",
+    )
+
+
+def _session(daemon: Daemon) -> LineCaller:
+    caller = LineCaller(daemon.socket)
+    caller.exchange(json.dumps(_HELLO).encode())
+    caller.send(json.dumps(_INITIALIZED).encode())
+    return caller
+
+
+def _question(limit: int) -> bytes:
+    return json.dumps(_call({"name": "get_xid_events", "arguments": {"limit": limit}})).encode()
+
+
+def _call(params: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+def _alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], calls: int
+) -> tuple[list[float], list[float]]:
+    """Times in ms of both, one after the other, so that what disturbs the machine hits both."""
+    for _ in range(10):
+        ours()
+        theirs()
+    pairs = [(_timed(ours), _timed(theirs)) for _ in range(calls)]
+    return [mine for mine, _ in pairs], [base for _, base in pairs]
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return (time.perf_counter() - began) * 1000
