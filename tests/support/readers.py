@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.support.daemon import Daemon
 from tests.support.waiting import DEADLINE_S, wait_for
@@ -33,10 +33,17 @@ def everything_kept(daemon: Daemon) -> list[Item]:
         since = page["next_cursor"]
 
 
+class HasPort(Protocol):
+    """A daemon, or something in front of one."""
+
+    port: int
+    """On 127.0.0.1."""
+
+
 class Reader(ABC):
     """A reader in a thread of its own, from the beginning on, with a cursor."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: HasPort) -> None:
         self.items: list[Item] = []
         """Every item it was given, in order."""
         self.missed: list[Item] = []
@@ -76,10 +83,8 @@ class Reader(ABC):
 
     def _run(self) -> None:
         while not self._leave.is_set() and self.failure is None:
-            try:
+            with suppress(OSError, http.client.HTTPException):  # the daemon went away, or is not there yet
                 self._read_on()
-            except (OSError, http.client.HTTPException):
-                pass  # the daemon went away, or is not there yet
             self._leave.wait(_COME_BACK_S)
 
     @abstractmethod

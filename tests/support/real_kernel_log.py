@@ -76,6 +76,25 @@ def oldest() -> int:
     return seq
 
 
+def newest() -> int:
+    """Sequence number of the newest record; the log must hold one."""
+    fd = os.open(KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    last = b""
+    try:
+        while True:
+            try:
+                last = os.read(fd, 8192)
+            except BrokenPipeError:
+                continue
+            except BlockingIOError:
+                break
+    finally:
+        os.close(fd)
+    seq = sequence_number(last)
+    assert seq is not None
+    return seq
+
+
 def _read(fd: int) -> bytes:
     while True:
         try:

@@ -1,0 +1,152 @@
+"""A disk that is full or has become read-only while the daemon runs: the push goes on, and status says so."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import xidwatch
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+from tests.support.readers import Follower, everything_kept
+from tests.support.waiting import DEADLINE_S, wait_for
+
+
+@pytest.fixture
+def mounts() -> Iterator[ExitStack]:
+    """Undoes what a test has mounted; skips where nothing can be mounted."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root and mount")
+    with ExitStack() as stack:
+        yield stack
+
+
+def command(*arguments: str) -> None:
+    """Run a system command; skip, with what it says, where it does not work."""
+    if shutil.which(arguments[0]) is None:
+        pytest.skip(f"{arguments[0]} is not installed")
+    done = subprocess.run(arguments, capture_output=True, timeout=DEADLINE_S, check=False)
+    if done.returncode:
+        pytest.skip(f"{' '.join(arguments)}: {done.stderr.decode().strip()}")
+
+
+def mounted(mounts: ExitStack, where: Path, *options: str) -> None:
+    """Mount something at a new directory `where` until the end of the test."""
+    where.mkdir()
+    command("mount", *options, str(where))
+    mounts.callback(subprocess.run, ["umount", "--lazy", str(where)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Use up every byte of the disk; the file that did."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        size = 1 << 20
+        while size:
+            try:
+                file.write(b"\0" * size)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                size //= 2
+    return filler
+
+
+def wait_until_journal_is(daemon: Daemon, state: str) -> dict[str, Any]:
+    """What status says of the journal, once it is in this state."""
+
+    def journal() -> dict[str, Any] | None:
+        told = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)
+        found: dict[str, Any] = told["journal"]
+        return found if found["state"] == state else None
+
+    return wait_for(journal, f"the journal to be {state}")
+
+
+def write_faults(log: FakeKernelLog, first_pid: int, count: int) -> None:
+    for pid in range(first_pid, first_pid + count):
+        text = f"NVRM: Xid (PCI:0000:91:00): 79, pid={pid}, name=python3, " + "x" * 900
+        log.write(text, time_us=log.time_us + 60_000_000)
+
+
+def pids(events: list[dict[str, Any]]) -> list[int]:
+    return sorted(event["process"]["pid"] for event in events)
+
+
+def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_is_space_again(
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack
+) -> None:
+    mounted(mounts, tmp_path / "state", "-t", "tmpfs", "-o", "size=2m", "none")
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path)
+    try:
+        daemon.start()
+        with Follower(daemon) as follower:
+            write_faults(kernel_log, 1, 1)
+            follower.wait_until(lambda items: pids(list(items)) == [1], "the first fault")
+            filler = fill(daemon.state_dir)
+            write_faults(kernel_log, 2, 40)
+            last = follower.wait_until(
+                lambda items: len(items) >= 41 and items[-1], "what comes on a full disk"
+            )
+            assert last["stored"] is False
+            told = wait_until_journal_is(daemon, "failing")
+            assert "full" in told["reason"]
+            assert told["unstored"] > 0
+            assert daemon.get("/healthz")[0] == daemon.get("/readyz")[0] == 200
+            shown = xidwatch("status", "--socket", str(daemon.socket)).out
+            assert "full" in shown
+
+            filler.unlink()
+            assert wait_until_journal_is(daemon, "ok")["unstored"] == 0
+            assert [item["stored"] for item in everything_kept(daemon)] == [True] * 41
+        daemon.kill()
+        daemon.start()
+        assert pids(everything_kept(daemon)) == list(range(1, 42))
+    finally:
+        daemon.stop()
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_disk_that_becomes_read_only_does_not_hold_back_the_push(
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack
+) -> None:
+    image, state = tmp_path / "disk", tmp_path / "state"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    command("mkfs.ext4", "-q", str(image))
+    mounted(mounts, state, "-o", "loop,errors=remount-ro", str(image))
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path)
+    try:
+        daemon.start()
+        with Follower(daemon) as follower:
+            write_faults(kernel_log, 1, 1)
+            follower.wait_until(lambda items: pids(list(items)) == [1], "the first fault")
+            # ext4(5): as after an error of the disk, files that are open for writing included.
+            command("mount", "-o", "remount,abort", str(state))
+            write_faults(kernel_log, 2, 3)
+            items = follower.wait_until(lambda items: len(items) >= 4 and list(items), "what comes then")
+            assert pids(items) == [1, 2, 3, 4]
+            assert items[-1]["stored"] is False
+            told = wait_until_journal_is(daemon, "failing")
+            assert told["reason"]
+            assert told["unstored"] == 3
+            assert pids(everything_kept(daemon)) == [1, 2, 3, 4]
+    finally:
+        assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_disk_that_is_read_only_from_the_start_is_refused(tmp_path: Path, mounts: ExitStack) -> None:
+    mounted(mounts, tmp_path / "state", "-t", "tmpfs", "-o", "ro", "none")
+    result = xidwatch("serve", "--state-dir", str(tmp_path / "state"), "--socket", str(tmp_path / "s"))
+    assert result.code == 2
+    assert "state directory" in result.err
+    assert "Traceback" not in result.err
