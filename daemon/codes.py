@@ -6,22 +6,21 @@ Read once, when first asked for, from the CSV files in `daemon/data`. Their colu
 * `name`: NVIDIA's own symbol, for Xids without its common prefix `ROBUST_CHANNEL_`.
 * `action_text`: one sentence; `@key` stands for the shared sentence of that key in `advice.csv`.
 * `note`: what else is worth knowing about the code; may be empty.
+* `nvidia_action`, `nvidia_investigation`: the immediate and the investigatory action of NVIDIA's Xid
+  catalogue (2025-10-29) in its own bucket words, which `buckets.csv` puts into plain sentences; empty
+  where NVIDIA gives none, as for every SXid.
 
 What a line adds to its code is in `daemon.catalog`.
 """
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import cache
 
 from daemon.event import Action, Blame, Kind, Severity
-
-_DATA = Path(__file__).parent / "data"
+from daemon.tables import Version, rows, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,10 @@ class Entry(Meaning):
     code: int
     note: str
     """What else is worth knowing; "" when there is nothing."""
+    nvidia_action: str = ""
+    """NVIDIA's immediate action in its own bucket word (`RESET_GPU`); "" where it gives none."""
+    nvidia_investigation: str = ""
+    """NVIDIA's investigatory action in its own bucket word; "" where it gives none."""
 
 
 def lookup(kind: Kind, code: int, driver_version: str | None = None) -> Entry | None:
@@ -57,7 +60,7 @@ def lookup(kind: Kind, code: int, driver_version: str | None = None) -> Entry | 
     """
     current, older = _tables()
     if driver_version is not None and (kind, code) in older:
-        running = _version(driver_version)
+        running = version(driver_version)
         for before, entry in older[kind, code]:
             if running is not None and running < before:
                 return entry
@@ -67,6 +70,11 @@ def lookup(kind: Kind, code: int, driver_version: str | None = None) -> Entry | 
 def codes(kind: Kind) -> tuple[int, ...]:
     """Every code of the catalogue, ascending; empty for kinds that have none."""
     return tuple(sorted(code for its_kind, code in _tables()[0] if its_kind is kind))
+
+
+def bucket_text(bucket: str) -> str | None:
+    """What NVIDIA's bucket word asks for, in one plain sentence; None for an unknown word."""
+    return _buckets().get(bucket)
 
 
 def meaning_of(kind: Kind, name: str | None = None) -> Meaning:
@@ -85,19 +93,18 @@ _ANYTHING = Meaning(
     "Read the lines of this event.",
 )
 
-_Version = tuple[int, ...]
 _Current = Mapping[tuple[Kind, int], Entry]
-_Older = Mapping[tuple[Kind, int], list[tuple[_Version, Entry]]]
+_Older = Mapping[tuple[Kind, int], list[tuple[Version, Entry]]]
 
 
 @cache
 def _tables() -> tuple[_Current, _Older]:
     """Current meanings, and older ones with the driver version that ended them, oldest first."""
-    advice = {row["key"]: row["text"] for row in _rows("advice.csv")}
+    advice = {row["key"]: row["text"] for row in rows("advice.csv")}
     current: dict[tuple[Kind, int], Entry] = {}
-    older: dict[tuple[Kind, int], list[tuple[_Version, Entry]]] = {}
+    older: dict[tuple[Kind, int], list[tuple[Version, Entry]]] = {}
     for kind, file in ((Kind.XID, "xid.csv"), (Kind.SXID, "sxid.csv")):
-        for row in _rows(file):
+        for row in rows(file):
             text = row["action_text"]
             entry = Entry(
                 name=row["name"],
@@ -109,8 +116,10 @@ def _tables() -> tuple[_Current, _Older]:
                 kind=kind,
                 code=int(row["code"]),
                 note=row["note"],
+                nvidia_action=row.get("nvidia_action", ""),
+                nvidia_investigation=row.get("nvidia_investigation", ""),
             )
-            before = _version(row["before"])
+            before = version(row["before"])
             if before is None:
                 current[kind, entry.code] = entry
             else:
@@ -131,18 +140,10 @@ def _named() -> Mapping[tuple[Kind, str | None], Meaning]:
             Action(row["action"]),
             row["action_text"],
         )
-        for row in _rows("named.csv")
+        for row in rows("named.csv")
     }
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    with (_DATA / file).open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-@lru_cache(maxsize=16)
-def _version(text: str) -> _Version | None:
-    """`580.159.04` → (580, 159, 4); None for anything else."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})*", text):
-        return None
-    return tuple(int(part) for part in text.split("."))
+@cache
+def _buckets() -> Mapping[str, str]:
+    return {row["bucket"]: row["text"] for row in rows("buckets.csv")}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from daemon.catalog import Meaning, meaning
+from daemon.catalog import Meaning, detail, meaning
 from daemon.coalesce import Heard
 from daemon.decoded import Fault
 from daemon.event import Event, Kind, Process, Severity, Witness, event_id
@@ -36,10 +36,12 @@ class _Opening:
     drill: bool
     process: Process | None
     text: str
+    driver_version: str | None
 
     def detail(self) -> Mapping[str, Any]:
-        """The decoded fields, log text in them cleaned."""
-        return {name: _clean(value) for name, value in self.fault.detail.items()}
+        """The decoded fields with NVIDIA's rule for them, log text in them cleaned."""
+        found = detail(self.fault, self.driver_version)
+        return {name: _clean(value) for name, value in found.items()}
 
 
 def hear(fault: Fault, line: KernelLine, knowledge: Knowledge, *, node: str, drill: bool) -> Heard:
@@ -53,6 +55,7 @@ def hear(fault: Fault, line: KernelLine, knowledge: Knowledge, *, node: str, dri
         drill=drill,
         process=_process(fault),
         text=clean(line.text),
+        driver_version=knowledge.driver_version,
     )
     return Heard(
         slot=_slot(fault, line.boot_id, drill),

@@ -13,12 +13,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, BinaryIO, TextIO
 
-from daemon.catalog import meaning
 from daemon.decoded import Fault
-from daemon.event import Kind
 from daemon.grammar import GSP_DUMP, decode, strip_prefix
-from daemon.text import clean
-from probes.line import Origin
+from daemon.line_json import to_dict
 
 LONGEST_LINE = 64 * 1024
 """Bytes of a line that are looked at; a kernel record has at most 8 KiB. The rest is skipped."""
@@ -49,43 +46,3 @@ def _lines(stdin: BinaryIO) -> Iterator[str]:
         while not chunk.endswith(b"\n") and (chunk := stdin.readline(LONGEST_LINE)):
             pass  # the rest of a line that is too long
         yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "backslashreplace")
-
-
-def to_dict(fault: Fault, text: str, origin: Origin) -> dict[str, Any]:
-    """The keys of an event that one line can give; `text` is the message that `fault` was read from."""
-    means = meaning(fault)
-    is_switch = fault.kind is Kind.SXID
-    has_process = fault.pid is not None or fault.process_name is not None
-    return {
-        "kind": fault.kind,
-        "code": fault.code,
-        "name": means.name or fault.name,
-        "summary": means.summary,
-        "severity": means.severity,
-        "blame": means.blame,
-        "action": means.action,
-        "action_text": means.action_text,
-        "gpu": None if is_switch else _gpu(fault),
-        "nvswitch": {"pci": fault.pci, "instance": fault.nvswitch} if is_switch else None,
-        "process": {
-            "pid": fault.pid,
-            "name": fault.process_name,
-            "container_id": None,
-            "pod": None,
-            "exit_code": None,
-        }
-        if has_process
-        else None,
-        "detail": dict(fault.detail),
-        "lines": [clean(text)],
-        "origin": origin,
-        "drill": fault.drill,
-        "driver_version": fault.detail.get("driver_version"),
-    }
-
-
-def _gpu(fault: Fault) -> dict[str, Any] | None:
-    if fault.pci is None:
-        return None
-    mig = fault.mig and {"gi": fault.mig.gi, "ci": fault.mig.ci}
-    return {"pci": fault.pci, "uuid": None, "serial": None, "index": None, "name": None, "mig": mig}

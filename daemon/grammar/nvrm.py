@@ -23,6 +23,9 @@ _STATUS = re.compile(r"\((0x[0-9a-f]{1,8}:0x[0-9a-f]{1,8}:[0-9]{1,8})\)")
 _MINOR = re.compile(r"minor number ([0-9]{1,6})")
 _DEVICES = re.compile(r"for ([0-9]{1,6}) device")
 _ONE_OF_EVERY = re.compile(r"printing 1 of every ([0-9]{1,9})")
+_INSTANCE = re.compile(r"GPU[0-9]{1,4} (?=\w{1,80}: )")
+"""The driver's own number of the GPU, which from 590 on may stand before the name of the function that
+prints (open-gpu-kernel-modules 595.45.04, nvlog_printf.c)."""
 
 NamedFields = dict[str, Any]
 
@@ -113,8 +116,10 @@ def decode_nvrm(message: str) -> Fault | Context | None:
     for start, read in _READERS:
         if message.startswith(start):
             return read(message)
+    instance = _INSTANCE.match(message)
+    start_of_form = instance.end() if instance else 0
     for form in FORMS:
-        if form.pattern.match(message):
+        if form.pattern.match(message, start_of_form):
             address = pci.search(message) if form.part is not Part.CONTINUATION else None
             detail = form.fields(message)
             return _fault(Kind.NVRM, form.name, message, part=form.part, pci=address, detail=detail)

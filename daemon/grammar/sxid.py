@@ -17,10 +17,14 @@ from daemon.grammar.head import Head, parse_head
 
 _MARKER = re.compile(r"nvidia-nvswitch([0-9]{0,4}): SXid ")
 _VERDICT = re.compile(r"(Fatal|Non-?fatal)(?:,|\Z)", re.IGNORECASE)
-_LINK = re.compile(r"\bLink ([0-9]{1,4})\b")
+_LINK = re.compile(r"\bLink (-?[0-9]{1,4})(?=[^0-9])")
 _INSTANCE = re.compile(r"\b(instance|chiplet)=([0-9]{1,6})\b")
-_SEVERITY = re.compile(r"Severity ([0-9]{1,6}) Engine instance ([0-9]{1,6}) Sub-engine instance ([0-9]{1,6})")
-_WORD = re.compile(r"0x[0-9a-fA-F]{1,16}")
+_SEVERITY = re.compile(
+    r"Severity (?:([0-9]{1,6}) (?:Engine instance (?:([0-9]{1,6}) "
+    r"(?:Sub-engine instance ([0-9]{2,6})\b)?)?)?)?"
+)
+"""Each number with what follows it, or in its printed width: a cut line gives what is whole."""
+_WORD = re.compile(r"0x(?:[0-9a-fA-F]{8,16}(?!\w)|[0-9a-fA-F]{1,8}(?=[,}]))")
 
 
 def is_sxid(text: str) -> bool:
@@ -86,8 +90,5 @@ def _severity(text: str) -> dict[str, Any]:
     match = _SEVERITY.match(text)
     if match is None:
         return {}
-    return {
-        "severity_level": int(match[1]),
-        "engine_instance": int(match[2]),
-        "sub_engine_instance": int(match[3]),
-    }
+    keys = ("severity_level", "engine_instance", "sub_engine_instance")
+    return {key: int(value) for key, value in zip(keys, match.groups(), strict=True) if value}

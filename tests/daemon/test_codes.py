@@ -206,3 +206,48 @@ def test_texts_of_events_without_a_code_are_plain_sentences_too() -> None:
         assert 10 <= len(means.summary) <= 100, (kind, name)
         assert not means.summary.endswith("."), (kind, name)
         assert means.action_text.endswith("."), (kind, name)
+
+
+# -- NVIDIA's own actions ------------------------------------------------------------------------
+
+
+def test_xids_have_the_actions_of_nvidias_catalogue_in_its_own_words() -> None:
+    same = {
+        "Solo: RESTART_FM\\nNot Solo: IGNORE (follow other Xid)": "WORKFLOW_XID_45",
+        "N/A Informational only regarding another Xid": "INFORMATIONAL",
+        "IGNORE (sympathetic)": "SYMPATHETIC_REPORT_SOLO",
+    }
+    for row in shared_rows("xid_catalog.csv"):
+        entry = lookup(Kind.XID, int(row["code"]))
+        assert entry is not None
+        investigation = same.get(row["investigatory_action"], row["investigatory_action"])
+        assert (entry.code, entry.nvidia_action, entry.nvidia_investigation) == (
+            entry.code,
+            row["peer_vendor_catalogue"],
+            investigation,
+        )
+
+
+def test_nvidia_gives_no_action_for_sxids_nor_for_what_a_number_meant_before() -> None:
+    assert all(lookup(Kind.SXID, code).nvidia_action == "" for code in codes(Kind.SXID))  # type: ignore[union-attr]  # listed
+    older = lookup(Kind.XID, 139, "535.161.08")
+    assert older is not None
+    assert (older.name, older.nvidia_action) == ("FAST_PATH_ERROR", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "version", "name"),
+    [
+        (Kind.XID, 139, "535.288.01", "FAST_PATH_ERROR"),
+        (Kind.XID, 139, "560.28.03", "OFA1_ERROR"),
+        (Kind.XID, 144, "550.163.01", "KEY_ROTATION_ERROR"),
+        (Kind.XID, 144, "580.159.04", "NVLINK_SAW_ERROR"),
+        (Kind.XID, 151, "580.159.04", "KEY_ROTATION_ERROR"),
+        (Kind.XID, 141, "580.159.04", "FAST_PATH_ERROR"),
+        (Kind.XID, 139, "a driver never seen", "OFA1_ERROR"),
+    ],
+)
+def test_a_number_means_what_it_meant_on_that_driver(kind: Kind, code: int, version: str, name: str) -> None:
+    entry = lookup(kind, code, version)
+    assert entry is not None
+    assert entry.name == name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,25 @@ def test_a_kmsg_record_tells_its_origin_and_drops_header_and_dictionary(row: dic
 def test_every_expectation_called_wrong_still_stands_in_the_corpus() -> None:
     for start, key in WRONG:
         assert any(message(row).startswith(start) and key in row["expect"] for row in ROWS), start
+
+
+SCORED: Mapping[str, tuple[str | None, str]] = {
+    "what kind of line it is, or that it is nothing": (None, "kind"),
+    "an Xid's code, or that it is no Xid": (None, "xid"),
+    "an SXid's code, or that it is no SXid": (None, "sxid"),
+    "the device, or that there is none": (None, "pci"),
+    "pid, process name and MIG instance": (None, "pid"),
+    "unit, verdict and words of an NVLink 5 line": ("nvlink5", "nvlink5"),
+    "Fatal or Non-fatal of an SXid": ("sxid_severity", "sxid_severity"),
+    "the UUID of a GPU line": ("uuid", "uuid"),
+}
+"""Row of the published table → the key that a line must expect to count (None: any), the key judged."""
+
+
+def test_the_published_score_is_the_one_of_these_tests() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "decoding.md").read_text("utf-8")
+    table = dict(re.findall(r"^\| (.+?) \| ([0-9]+ \| [0-9]+ \| [0-9]+) \|$", text, re.MULTILINE))
+    for name, (needed, judged) in SCORED.items():
+        lines = [row for row in ROWS if needed is None or row["expect"].get(needed) is not None]
+        wrong = sum(is_wrong(row, judged) for row in lines)
+        assert table[name] == f"{len(lines)} | {len(lines) - wrong} | {wrong}", name

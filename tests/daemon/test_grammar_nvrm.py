@@ -197,3 +197,25 @@ def test_the_driver_tells_who_a_gpu_is(line: str, context: Context | None) -> No
 )
 def test_chatter_of_the_driver_is_nothing(text: str) -> None:
     assert decode(f"NVRM: {text}") is None
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("NVRM: GPU1 _kgspLogXid119: ********************* GSP Timeout *********************", "GSP_DUMP"),
+        ("NVRM: GPU10 kgspHealthCheck_TU102: ************ GSP-CrashCat Report ************", "GSP_DUMP"),
+        ("NVRM: GPU4 RPC history (CPU -> GSP):", "GSP_DUMP"),
+        (
+            "NVRM: GPU0 knvlinkDiscoverPostRxDetLinks_GH100: Getting peer0's postRxDetLinkMask failed!",
+            "NVLINK_POST_RX_DETECT_FAILED",
+        ),
+    ],
+)
+def test_the_drivers_own_number_of_the_gpu_may_stand_before_the_function(line: str, name: str) -> None:
+    decoded = decode(line)
+    assert isinstance(decoded, Fault)
+    assert decoded.name == name
+
+
+def test_other_words_of_a_numbered_gpu_are_none_of_these() -> None:
+    assert decode("NVRM: GPU1 kbifCacheVFInfo_GB100: Unable to read NV_PF0_INITIAL_AND_TOTAL_VFS") is None

@@ -108,8 +108,17 @@ HEADS = (
 )
 STARTS = HEADS + tuple(
     f"{XID}{code}, {text}"
-    for code in sorted({13, 31, 63, 69, 74, 94, 109, 119, 120, 137, 140, 144, 154})
-    for text in ("", "pid=1, name=", "pid='", "Graphics Exception: ", "Contained: ", "GSP task exception: ")
+    for code in sorted(DECODERS)
+    for text in (
+        *("", "pid=1, name=", "pid='", "Graphics Exception: ", "Contained: ", "GSP task exception: "),
+        *(
+            "An error detected on GPU in ",
+            "Row Remapper Error: ",
+            "DRAM Retirement failed ",
+            "GSP kernel panic: ",
+        ),
+        *("NVLink: Link training failed for link ", "NETIR Fatal XC0 i0 Link ", "interrupts in a at "),
+    )
 )
 REPEATED = (
     *(

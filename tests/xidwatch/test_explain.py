@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.catalog import codes
+from daemon.code_pages import HEADINGS
 from daemon.event import Kind
 from probes.errors import UserError
 from xidwatch import explain
@@ -61,6 +62,7 @@ def test_every_code_can_be_explained_in_both_forms() -> None:
 def test_json_of_a_code_has_the_keys_of_an_event() -> None:
     assert as_json("45").keys() == {
         "kind", "code", "name", "summary", "severity", "blame", "action", "action_text", "note",
+        "nvidia_action", "nvidia_investigation", "page",
     }  # fmt: skip
     assert as_json("13")["blame"] == "application"
     assert as_json("46")["note"] is None
@@ -160,8 +162,8 @@ def test_an_unknown_number_is_refused_with_what_is_known(argument: str) -> None:
 
 
 def test_the_other_family_is_offered_when_it_has_the_number() -> None:
-    assert refusal("xid 20034").hint == "there is an SXid 20034: `xidwatch explain 20034`"
-    assert refusal("sxid 79").hint == "there is an Xid 79: `xidwatch explain 79`"
+    assert refusal("xid 20034").hint == "there is an SXid 20034: ask for `sxid 20034`"
+    assert refusal("sxid 79").hint == "there is an Xid 79: ask for `xid 79`"
 
 
 @pytest.mark.parametrize(
@@ -187,3 +189,45 @@ def test_nonsense_is_refused_in_one_short_sentence(argument: str) -> None:
     assert len(error.message) < 160
     assert error.message.isprintable()
     assert error.hint
+
+
+def test_a_code_shows_its_whole_page_and_nvidias_own_actions() -> None:
+    text = explained("79")
+    for heading in HEADINGS.values():
+        assert (heading in text) == (heading != HEADINGS["sources"]), heading
+    assert "RESTART_BM: Restart the node (bare metal)." in text
+    page = as_json("79")["page"]
+    assert page["now"].startswith("* Drain the node")
+    assert as_json("79")["nvidia_action"] == {
+        "bucket": "RESTART_BM",
+        "text": "Restart the node (bare metal).",
+    }
+    assert as_json("1")["page"] is None
+    assert as_json("20034")["nvidia_action"] is None
+
+
+def test_a_line_shows_what_to_do_now_and_where_the_rest_is() -> None:
+    text = explained(FATAL_79)
+    assert HEADINGS["now"] in text
+    assert HEADINGS["worse"] not in text
+    assert "more: xidwatch explain xid 79" in text
+    assert as_json(FATAL_79)["page"]["worse"]
+
+
+def explained_for(argument: str, driver: str) -> str:
+    out = io.StringIO()
+    explain.run(argument, as_json=False, out=out, colour=False, driver=driver)
+    return out.getvalue()
+
+
+def test_a_driver_version_chooses_the_meaning_and_the_layout() -> None:
+    assert "FAST_PATH_ERROR" in explained_for("139", "535.161.08")
+    assert "OFA1_ERROR" in explained_for("139", "580.159.04")
+    line = "NVRM: Xid (PCI:0009:01:00): 149, NETIR_LINK_EVT Fatal XC0 i0 Link 01 (0x021425c6 0x00000000)"
+    assert "INVESTIGATE_PEER_DEVICE" in explained_for(line, "570.158.01")
+    assert "INVESTIGATE_PEER_DEVICE" not in explained_for(line, "580.159.04")
+
+
+def test_what_is_no_driver_version_is_refused() -> None:
+    with pytest.raises(UserError, match="no driver version"):
+        explained_for("139", "the latest")
