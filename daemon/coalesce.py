@@ -11,11 +11,11 @@ Contract (each rule has its tests):
   the pid is equal, else published.
 * Revision 2 goes out when the fault is complete, later ones at most once a second per event; the
   last pending one always goes out.
-* A device may cause 20 new events in 10 s; further ones fold into one overflow event per device
-  and code.
+* A device may cause 20 new events in 10 s, and as many that are critical or fatal; further ones
+  fold into one overflow event per device and code.
 
 No clock of its own: kernel time decides what belongs together, arrival time when a pending
-revision is due. New revisions collect in `faults.published`.
+revision is due. New revisions wait in `faults.take_published`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 from daemon.allowance import Allowance
 from daemon.catalog import Meaning
 from daemon.decoded import Part
-from daemon.event import Event, Kind, Process, Witness
-from daemon.fault import OpenFault, Slot, Sufferer
+from daemon.event import Event, Kind, Process, Severity, Witness
+from daemon.fault import OpenFault, Slot, Sufferer, Trust
 from daemon.grammar import GSP_DUMP
 from daemon.open_faults import OpenFaults
 from daemon.overflow import as_overflow, fold
@@ -45,6 +45,9 @@ LONGEST_OCCURRENCE_US = 5_000_000
 needs about 10 ms a line, so a fault of 300 lines is spread over seconds."""
 
 FALLEN_OFF_THE_BUS = 79
+
+_Device = tuple[Trust, str, str | None]
+"""Trust, boot id and PCI address: lines of one fault have them in common."""
 
 DUMP_CODES = frozenset({119, 120})
 """Xids that the driver follows with a dump of GSP state, in lines that name no device."""
@@ -79,7 +82,7 @@ class Coalescer:
         self.faults = OpenFaults(quiet_gap_us)
         self.unattached = 0
         """Continuation lines that belonged to no open fault: dropped, and counted here."""
-        self._unfinished: dict[tuple[bool, str, str | None], OpenFault] = {}
+        self._unfinished: dict[_Device, OpenFault] = {}
         self._allowance = Allowance()
         self._allowance_of = allowance_of
 
@@ -124,7 +127,8 @@ class Coalescer:
     def _must_wait(self, heard: Heard) -> bool:
         """True while an opening line may still turn out to be a repeat, or to be one fault too many."""
         busy = self.faults.recent_in(heard.slot, heard.at_us) is not None
-        return busy or not self._allowance.has_room(self._allowance_of(heard.slot), heard.at_us)
+        owner = self._owner(heard.slot, heard.meaning.severity)
+        return busy or not self._allowance.has_room(owner, heard.at_us)
 
     def _whole(self, heard: Heard) -> OpenFault:
         known = self.faults.find(heard.slot, heard.sufferer, heard.at_us)
@@ -163,8 +167,7 @@ class Coalescer:
         """
         if not _is_loss(heard.slot):
             return None
-        device = _device(heard.slot)
-        known = self.faults.latest(heard.at_us, lambda slot: _is_loss(slot) and _device(slot) == device)
+        known = self.faults.latest(heard.at_us, lambda slot: _tells_the_same_loss(slot, heard.slot))
         if known is None:
             return None
         if heard.slot.kind is Kind.XID and known.slot.kind is Kind.GPU_LOST:
@@ -224,7 +227,7 @@ class Coalescer:
 
     def _admit(self, fault: OpenFault, now_us: int) -> None:
         """Publish a new event, or fold it into an overflow."""
-        owner = self._allowance_of(fault.slot)
+        owner = self._owner(fault.slot, fault.event.severity)
         if self._allowance.take(owner, fault.began_us):
             self.faults.add(fault)
             self.faults.publish(fault, now_us)
@@ -241,6 +244,11 @@ class Coalescer:
         else:
             fold(known, fault)
             self.faults.revise(known, now_us)
+
+    def _owner(self, slot: Slot, severity: Severity) -> Hashable:
+        """Critical and fatal faults have an allowance beside the milder ones: a storm of application
+        errors must not fold the GPU's own end into an overflow."""
+        return (self._allowance_of(slot), severity.rank >= Severity.CRITICAL.rank)
 
     # -- what probes say of themselves ----------------------------------------------------------
 
@@ -322,17 +330,23 @@ class Coalescer:
                     self.faults.revise(fault, fault.published_us)
 
 
-def _device(slot: Slot) -> tuple[bool, str, str | None]:
-    return (slot.drill, slot.boot_id, slot.device)
+def _device(slot: Slot) -> _Device:
+    return (slot.trust, slot.boot_id, slot.device)
 
 
 def _is_loss(slot: Slot) -> bool:
     return slot.kind is Kind.GPU_LOST or (slot.kind, slot.what) == (Kind.XID, FALLEN_OFF_THE_BUS)
 
 
+def _tells_the_same_loss(slot: Slot, other: Slot) -> bool:
+    """True for the two ways of telling one loss; two Xid 79s are compared by pid like any other fault."""
+    both_79 = slot.kind is Kind.XID and other.kind is Kind.XID
+    return _is_loss(slot) and _device(slot) == _device(other) and not both_79
+
+
 def _leads_to(slot: Slot, later: Slot) -> bool:
     """True when a fault of `slot` can be the one that a line without a device goes on about."""
-    if slot[:2] != later[:2]:  # drill, boot
+    if slot[:2] != later[:2]:  # trust, boot
         return False
     if later.what == GSP_DUMP:
         return slot.kind is Kind.XID and slot.what in DUMP_CODES

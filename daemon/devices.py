@@ -62,6 +62,10 @@ class DeviceMap:
         """True when the address once matched a GPU that the driver itself named."""
         return pci in self._known
 
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Every GPU that is known, by address."""
+        return tuple(self.gpu(pci, None) for pci in sorted(self._known))
+
     def gpu(self, pci: str, mig: Mig | None) -> Gpu:
         """The GPU at this address with everything known of it."""
         known = self._known.get(pci, Identity())
@@ -72,5 +76,5 @@ class DeviceMap:
         return {pci: asdict(identity) for pci, identity in self._known.items()}
 
     def load(self, data: dict[str, dict[str, str | None]]) -> None:
-        """Replace the map by a dumped one."""
-        self._known = {pci: Identity(**identity) for pci, identity in data.items()}
+        """Take up a dumped map, beneath what is known already."""
+        self._known = {pci: Identity(**identity) for pci, identity in data.items()} | self._known

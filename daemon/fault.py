@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from daemon.catalog import Meaning
@@ -21,10 +22,21 @@ MAX_PIDS = 1024
 """Distinct pids an overflow event tells apart."""
 
 
+class Trust(StrEnum):
+    """How far a fault can be believed. Faults of different trust never join: text that a user process
+    smuggles into a kernel line must not change what the kernel itself said."""
+
+    PROVED = "proved"
+    """The kernel printed it, and nothing but it."""
+    UNPROVED = "unproved"
+    """Found behind other text, or heard by a probe that cannot tell who printed it."""
+    DRILL = "drill"
+
+
 class Slot(NamedTuple):
     """What the lines of one fault, and every repeat of it, have in common whatever their pid."""
 
-    drill: bool
+    trust: Trust
     boot_id: str
     kind: Kind
     what: int | str | None
@@ -128,8 +140,12 @@ class OpenFault:
 
     def current(self) -> Event:
         """The event with everything heard so far, at the revision last published."""
+        return self._at_revision(self.event.revision) if self.changed else self.event
+
+    def _at_revision(self, revision: int) -> Event:
         return replace(
             self.event,
+            revision=revision,
             count=self.count,
             last_time_us=self.last_time_us,
             process=self.process,
@@ -141,7 +157,7 @@ class OpenFault:
 
     def next_revision(self, now_us: int) -> Event:
         """Publish: everything heard so far becomes the next revision. `now_us` is arrival time."""
-        self.event = replace(self.current(), revision=self.event.revision + 1)
+        self.event = self._at_revision(self.event.revision + 1)
         self.changed = False
         self.published_us = now_us
         return self.event
@@ -169,11 +185,11 @@ class OpenFault:
         """The fault of a dumped state. Raises KeyError, TypeError or ValueError on anything else."""
         data: Mapping[str, Any] = json.loads(text)
         event = from_dict(data["event"])
-        drill, boot_id, kind, what, device = data["slot"]
+        trust, boot_id, kind, what, device = data["slot"]
         mig = event.gpu.mig if event.gpu is not None else None
         pid = event.process.pid if event.process is not None else None
         return cls(
-            slot=Slot(drill, boot_id, Kind(kind), what, device),
+            slot=Slot(Trust(trust), boot_id, Kind(kind), what, device),
             sufferer=Sufferer(mig, pid),
             event=event,
             count=event.count,

@@ -11,7 +11,7 @@ from daemon.catalog import Meaning, detail, meaning
 from daemon.coalesce import Heard
 from daemon.decoded import Fault
 from daemon.event import Event, Kind, Process, Severity, Witness, event_id
-from daemon.fault import Slot, Sufferer
+from daemon.fault import Slot, Sufferer, Trust
 from daemon.knowledge import Knowledge
 from daemon.text import clean
 from probes.line import KernelLine, Origin
@@ -58,7 +58,7 @@ def hear(fault: Fault, line: KernelLine, knowledge: Knowledge, *, node: str, dri
         driver_version=knowledge.driver_version,
     )
     return Heard(
-        slot=_slot(fault, line.boot_id, drill),
+        slot=_slot(fault, line.boot_id, _trust(origin, drill)),
         sufferer=Sufferer(fault.mig, fault.pid),
         part=fault.part,
         meaning=opening.meaning,
@@ -91,12 +91,18 @@ def _clean(value: Any) -> Any:
     return clean(value, MAX_DETAIL_TEXT) if isinstance(value, str) else value
 
 
-def _slot(fault: Fault, boot_id: str, drill: bool) -> Slot:
+def _trust(origin: Origin, drill: bool) -> Trust:
+    if drill:
+        return Trust.DRILL
+    return Trust.PROVED if origin is Origin.KERNEL else Trust.UNPROVED
+
+
+def _slot(fault: Fault, boot_id: str, trust: Trust) -> Slot:
     what = fault.code if fault.code is not None else fault.detail.get("code_text", fault.name)
     if (fault.kind, fault.code) == (Kind.XID, RECOVERY_ACTION_CHANGED):
         # Every change of the recovery action is news of its own, the way back to None above all.
         what = f"{fault.code} to {fault.detail.get('recovery_to')}"
-    return Slot(drill, boot_id, fault.kind, what, fault.pci)
+    return Slot(trust, boot_id, fault.kind, what, fault.pci)
 
 
 def _event(opening: _Opening, knowledge: Knowledge, node: str) -> Event:

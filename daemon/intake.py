@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from daemon.event import Event
+from daemon.event import Event, Kind
 from daemon.pipeline import Pipeline, Snapshot
 from daemon.store import StateChange, Store
+from probes import procfs
 from probes.health import ProbeHealth
 from probes.kernel import Clock
 from probes.line import Batch, KernelLine, LostRecords, ResumePoint
@@ -31,13 +33,16 @@ re-reads the noise; only if the ring has been overwritten as well it shows as a 
 class Intake:
     """The way in. `take` is the sink of every probe."""
 
-    def __init__(self, pipeline: Pipeline, store: Store, *, boot_id: str, clock: Clock) -> None:
+    def __init__(
+        self, pipeline: Pipeline, store: Store, *, boot_id: str, clock: Clock, proc: Path = procfs.ROOT
+    ) -> None:
         self.failures = 0
         """Records that could not be processed because of a bug: skipped, logged with traceback."""
         self._pipeline = pipeline
         self._store = store
         self._boot_id = boot_id
         self._clock = clock
+        self._proc = proc
         self._kept: ResumePoint | None = store.resume
         self._resume: ResumePoint | None = None
         self._unsaved = False
@@ -50,13 +55,21 @@ class Intake:
         saved = Snapshot(self._store.faults, self._store.context)
         now_us = self._clock.monotonic_us()
         events = [*self._pipeline.restore(saved, boot_id=self._boot_id, now_us=now_us)]
+        self._look_at_driver()
         self._keep([*events, *self._pipeline.tick(now_us)])
+
+    def _look_at_driver(self) -> None:
+        """Learn which GPUs the driver lists. It does so anew each time it was loaded, and what it says now
+        is newer than anything saved."""
+        self._pipeline.learn_from_proc(procfs.gpus(self._proc), procfs.driver_version(self._proc))
 
     def take(self, batch: Batch) -> None:
         """Process what a probe read. Never raises."""
         events: list[Event] = []
         for record in batch.items:
             events.extend(self._process(record))
+        if any(event.kind is Kind.DRIVER_LOADED and not event.drill for event in events):
+            self._look_at_driver()
         if batch.last_seq is not None and not self._is_kept(batch.boot_id, batch.last_seq):
             self._resume = ResumePoint(batch.boot_id, batch.last_seq)
             self._unsaved = True
@@ -89,7 +102,11 @@ class Intake:
     def _is_kept(self, boot_id: str, seq: int | None) -> bool:
         """True for a record whose events were in the journal when this process started."""
         kept = self._kept
-        return kept is not None and seq is not None and kept.boot_id == boot_id and seq <= kept.seq
+        if kept is None or seq is None or kept.boot_id != boot_id:
+            return False
+        if seq > kept.seq:
+            self._kept = None  # all of them were read again; a log that restarts its numbers is news
+        return seq <= kept.seq
 
     def _keep(self, events: Sequence[Event]) -> None:
         """Commit what changed, now if it matters and soon if it is only the resume point."""

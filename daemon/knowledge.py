@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable
 from daemon.decoded import Context, Fault
 from daemon.devices import DeviceMap
 from daemon.event import Event, Gpu, Kind, NvSwitch
-from daemon.fault import Slot
+from daemon.fault import Slot, Trust
 from daemon.grammar import find
 from probes.line import KernelLine, Origin
 from probes.procfs import ProcGpu
@@ -69,15 +69,17 @@ class Knowledge:
         A real GPU has its own; all other addresses, the NVSwitches and the node share one each.
         """
         if slot.kind is Kind.SXID:
-            return (slot.drill, Kind.SXID)
+            return (slot.trust, Kind.SXID)
         if slot.device is None:
-            return (slot.drill, Kind.NVRM)
-        return (slot.drill, slot.device if self.devices.is_real(slot.device) else None)
+            return (slot.trust, Kind.NVRM)
+        return (slot.trust, slot.device if self.devices.is_real(slot.device) else None)
 
     def reserve_key(self, event: Event) -> str:
         """In whose name an event is kept when others are deleted: the same division as the allowance's."""
         if event.drill:
-            return "drill"
+            return Trust.DRILL
+        if event.origin != Origin.KERNEL:
+            return Trust.UNPROVED
         if event.nvswitch is not None:
             return Kind.SXID
         if event.device is None:
@@ -92,9 +94,11 @@ class Knowledge:
         )
 
     def load(self, text: str) -> None:
-        """Take up a dumped knowledge if it is of this boot. Raises ValueError, TypeError, KeyError or
-        AttributeError when the text is none."""
+        """Take up a dumped knowledge of this boot, beneath what is known already.
+
+        Raises ValueError, TypeError, KeyError or AttributeError when the text is none.
+        """
         saved = json.loads(text)
         if saved["boot_id"] == self.boot_id:
             self.devices.load(saved["devices"])
-            self.driver_version = saved["driver_version"]
+            self.driver_version = self.driver_version or saved["driver_version"]

@@ -28,8 +28,7 @@ class OpenFaults:
         self._pending: dict[str, OpenFault] = {}
         self._next_due_us: int | None = None
         self._next_due_is_stale = False
-        self.published: list[Event] = []
-        """New revisions since the list was last taken, in order."""
+        self._published: list[tuple[OpenFault, Event]] = []
         self.touched: dict[str, OpenFault] = {}
         """Faults whose saved state is out of date, by state key."""
         self.forgotten: set[str] = set()
@@ -107,11 +106,20 @@ class OpenFaults:
         self.touched.pop(fault.state_key, None)
         self.forgotten.add(fault.state_key)
 
+    def holds(self, fault: OpenFault) -> bool:
+        """True until the fault is over, held ones aside."""
+        return self._slots.get(fault.slot, {}).get(fault.sufferer) is fault
+
     # -- publishing --------------------------------------------------------------------------
+
+    def take_published(self) -> list[tuple[OpenFault, Event]]:
+        """The revisions published since the last call, in order, each with its fault."""
+        published, self._published = self._published, []
+        return published
 
     def publish(self, fault: OpenFault, now_us: int) -> None:
         """The next revision goes out now."""
-        self.published.append(fault.next_revision(now_us))
+        self._published.append((fault, fault.next_revision(now_us)))
         self._no_longer_pending(fault)
         self.touch(fault)
 

@@ -11,7 +11,9 @@ from daemon.fault import MAX_PIDS, OpenFault, Slot, Sufferer
 def as_overflow(fault: OpenFault, slot: Slot) -> OpenFault:
     """The overflow event that begins with this fault; `slot` says which faults will fold into it."""
     first = fault.event
-    what = f"{first.kind.value.capitalize()} {slot.what}" if slot.what is not None else "different faults"
+    what = f"{first.kind.value.capitalize()} {first.code or first.name or ''}".strip()
+    if slot.what is None:
+        what = "faults of different kinds"
     where = slot.device or "this node"
     event = replace(
         first,
@@ -20,7 +22,7 @@ def as_overflow(fault: OpenFault, slot: Slot) -> OpenFault:
         kind=Kind.OVERFLOW,
         code=first.code if slot.what is not None else None,
         name=first.name if slot.what is not None else None,
-        summary=f"{what} on {where}: too many to list one by one, counted here",
+        summary=f"More {what} on {where} than are listed one by one: counted here",
         gpu=replace(first.gpu, mig=None) if first.gpu is not None and slot.device is not None else None,
         nvswitch=first.nvswitch if slot.device is not None else None,
         process=None,

@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.catalog import meaning_of
 from daemon.event import Event, Kind, Witness, event_id
-from daemon.fault import OpenFault, Slot, Sufferer
+from daemon.fault import OpenFault, Slot, Sufferer, Trust
 from probes.health import ProbeHealth
 from probes.line import LostRecords, Origin
 
@@ -32,14 +32,14 @@ class Report:
 
 def report_of_loss(lost: LostRecords) -> Report:
     """Records were lost; losses of one storm share the slot."""
-    slot = Slot(False, lost.boot_id, Kind.GAP, lost.probe, None)
+    slot = Slot(Trust.PROVED, lost.boot_id, Kind.GAP, lost.probe, None)
     return Report(slot, "KERNEL_RECORDS_LOST", lost.probe, lost.boot_id, lost.arrival_us, lost.wall_us)
 
 
 def report_of_probe(health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int) -> Report:
     """A probe stopped hearing, or hears again."""
     name = "PROBE_UP" if health.hears else "PROBE_DOWN"
-    slot = Slot(False, boot_id, Kind.PROBE, f"{health.name} {name}", None)
+    slot = Slot(Trust.PROVED, boot_id, Kind.PROBE, f"{health.name} {name}", None)
     return Report(slot, name, health.name, boot_id, at_us, wall_us)
 
 

@@ -7,8 +7,8 @@ probe delivers each of them once. Only the newest records are remembered.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from dataclasses import dataclass
 
 from daemon.fault import OpenFault
 from probes.line import KernelLine
@@ -22,7 +22,7 @@ class Sighting:
     """Who saw the records of one identity."""
 
     first_arrival_us: int
-    seen: Counter[str] = field(default_factory=Counter)
+    seen: dict[str, int]
     """Records per probe."""
     is_repeated: bool = False
     """The last one seen had already come through another probe."""
@@ -41,15 +41,16 @@ class Witnesses:
     def see(self, line: KernelLine) -> Sighting:
         """Note a record, and say whether another probe had brought it before."""
         if line.kernel_us is None:
-            return Sighting(line.arrival_us)
+            return Sighting(line.arrival_us, {line.probe: 1})
         identity = (line.boot_id, line.kernel_us, line.text)
         sighting = self._sightings.get(identity)
         if sighting is None:
-            sighting = self._sightings[identity] = Sighting(line.arrival_us)
+            sighting = self._sightings[identity] = Sighting(line.arrival_us, {line.probe: 1})
             if len(self._sightings) > REMEMBERED:
                 self._sightings.popitem(last=False)
-        most = max(sighting.seen.values(), default=0)
-        sighting.seen[line.probe] += 1
-        sighting.is_repeated = sighting.seen[line.probe] <= most
+            return sighting
+        most = max(sighting.seen.values())
+        count = sighting.seen[line.probe] = sighting.seen.get(line.probe, 0) + 1
+        sighting.is_repeated = count <= most
         sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
         return sighting

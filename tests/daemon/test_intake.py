@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from daemon import intake as intake_module
-from daemon.event import Event
+from daemon.event import Event, Kind
 from daemon.filter import EVERYTHING
 from daemon.intake import Intake
 from daemon.pipeline import Pipeline
@@ -36,10 +36,10 @@ def mmu(pid: int) -> str:
     return xid(31, f"pid={pid}, name=fault, channel 0x0000000a, intr 00000000. MMU Fault: ENGINE GRAPHICS")
 
 
-def opened(state_dir: Path) -> tuple[Intake, Store, Pipeline]:
+def opened(state_dir: Path, proc: Path = Path("/nonexistent")) -> tuple[Intake, Store, Pipeline]:
     pipeline = Pipeline(node="n")
     store = Store.open(state_dir, reserve_key=pipeline.reserve_key)
-    intake = Intake(pipeline, store, boot_id=BOOT, clock=CLOCK)
+    intake = Intake(pipeline, store, boot_id=BOOT, clock=CLOCK, proc=proc)
     intake.start()
     return intake, store, pipeline
 
@@ -177,3 +177,31 @@ async def test_a_probe_that_goes_down_is_an_event(tmp_path: Path) -> None:
     intake.probe_changed(ProbeHealth("kmsg", hears=False, live=True, reason="gone"))
     await closed(intake, store)
     assert [event.name for event in await events_of(store)] == ["PROBE_DOWN"]
+
+
+@in_loop
+async def test_the_gpus_that_the_driver_lists_are_known_from_its_loading_on(tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    intake, store, _ = opened(tmp_path / "state", proc)
+    (proc / "gpus" / f"{GPU}.0").mkdir(parents=True)
+    (proc / "gpus" / f"{GPU}.0" / "information").write_text(f"Model: \t NVIDIA H200\nGPU UUID: \t {UUID}\n")
+    loading = "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build"
+    intake.take(batch(heard_now(loading, 1), last_seq=1))
+    intake.take(batch(heard_now(mmu(1), 2), last_seq=2))
+    await closed(intake, store)
+    [_, event] = await events_of(store)
+    assert event.gpu is not None
+    assert (event.gpu.uuid, event.gpu.name) == (UUID, "NVIDIA H200")
+
+
+@in_loop
+async def test_a_log_that_restarts_its_numbers_is_heard(tmp_path: Path) -> None:
+    intake, store, _ = opened(tmp_path)
+    intake.take(batch(heard_now(mmu(1), 500), last_seq=500))
+    await closed(intake, store)
+    intake, store, _ = opened(tmp_path)
+    for pid, seq in ((2, 501), (3, 10)):
+        intake.take(batch(heard_now(mmu(pid), seq), last_seq=seq))
+    await closed(intake, store)
+    xids = [event for event in await events_of(store) if event.kind is Kind.XID]
+    assert [event.process and event.process.pid for event in xids] == [1, 2, 3]

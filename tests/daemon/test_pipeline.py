@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.event import Blame, Kind, Severity, from_dict, to_dict
+from daemon.incidents import PREFIX
 from daemon.pipeline import Pipeline, Snapshot
 from probes.health import ProbeHealth
 from probes.line import Origin
+from probes.procfs import ProcGpu
 from tests.support.records import BOOT, EPOCH_US, GPU, OTHER_GPU, UUID, Heard, lost, record, xid
 
 FAULT_31 = xid(31, "pid=446, name=fault, channel 0x0000000a, intr 00000000. MMU Fault: ENGINE GRAPHICS")
@@ -97,8 +99,36 @@ class TestOrigin:
         [event] = Heard().say(text, 1)
         assert (event.origin, event.severity, event.code) == ("unknown", Severity.WARNING, 79)
 
+    def test_text_in_a_kernel_line_cannot_change_what_the_kernel_said(self) -> None:
+        real = xid(48, "pid=446, name=a, DBE")
+        forged = "evil[7]: segfault at 0 in " + real
+        for lines in ([real, *[forged] * 5], [*[forged] * 5, real]):
+            heard = Heard()
+            for n, text in enumerate(lines):
+                heard.say(text, n)
+            heard.pass_time(10_000_000)
+            told = {event.origin: (event.count, event.severity) for event in heard.events()}
+            assert told == {"kernel": (1, Severity.CRITICAL), "unknown": (5, Severity.WARNING)}
+
+    def test_forged_lines_do_not_use_up_a_gpus_allowance(self) -> None:
+        heard = Heard()
+        for pid in range(100):
+            heard.say("evil: " + xid(79, f"pid={pid}, name=a, x"), pid)
+        [event] = heard.say(xid(79, "pid=446, name=a, GPU has fallen off the bus."), 1_000)
+        assert (event.kind, event.origin, event.severity) == (Kind.XID, "kernel", Severity.FATAL)
+
 
 class TestKnowledge:
+    def test_what_was_saved_never_hides_what_is_known_now(self) -> None:
+        saved = Heard(real_gpus=()).pipeline.snapshot()
+        pipeline = Pipeline(node="n")
+        pipeline.learn_from_proc([ProcGpu(f"{GPU}.0", UUID, "NVIDIA H200", 0, None)], "580.159.04")
+        pipeline.restore(saved, boot_id="", now_us=0)
+        [event] = pipeline.feed(record(FAULT_31, 1))
+        assert event.gpu is not None
+        assert (event.gpu.uuid, event.gpu.name) == (UUID, "NVIDIA H200")
+        assert event.driver_version == "580.159.04"
+
     def test_serial_number_and_driver_version_are_learned_from_the_log(self) -> None:
         heard = Heard(real_gpus=())
         [loaded] = heard.say(
@@ -242,7 +272,7 @@ class TestRestart:
             before.say(FAULT_31, 1_000 + n)
         after = restarted(before.pipeline, boot_id="another")
         assert [event.count for event in after.revisions] == [3]
-        assert after.pipeline.snapshot().faults == {}
+        assert all(key.startswith(PREFIX) for key in after.pipeline.snapshot().faults)
 
     def test_unreadable_state_is_counted_and_left_out(self) -> None:
         pipeline = Pipeline(node="n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from daemon.event import Event
+from daemon.event import Event, Kind
 from daemon.pipeline import Pipeline
 from probes.line import KernelLine, LostRecords, Origin
 
@@ -52,7 +52,8 @@ def xid(code: int, rest: str, gpu: str = GPU) -> str:
 
 
 class Heard:
-    """Feeds a pipeline and keeps every revision it publishes, in order."""
+    """Feeds a pipeline and keeps every revision it publishes, in order; but for incidents, which have
+    their own (`tests.support.incidents`)."""
 
     def __init__(
         self, pipeline: Pipeline | None = None, *, real_gpus: Iterable[str] = (GPU, OTHER_GPU)
@@ -68,15 +69,19 @@ class Heard:
 
     def take(self, item: KernelLine | LostRecords) -> list[Event]:
         """Feed one record; the revisions it led to."""
-        news = list(self.pipeline.feed(item))
+        news = self.kept(self.pipeline.feed(item))
         self.revisions += news
         return news
+
+    def kept(self, news: Iterable[Event]) -> list[Event]:
+        """What of the news is noted."""
+        return [event for event in news if event.kind is not Kind.INCIDENT]
 
     def pass_time(self, until_us: int) -> list[Event]:
         """Tick at every deadline up to `until_us`; the revisions that were due."""
         news: list[Event] = []
         while (deadline := self.pipeline.next_deadline()) is not None and deadline <= until_us:
-            news += self.pipeline.tick(deadline)
+            news += self.kept(self.pipeline.tick(deadline))
         self.revisions += news
         return news
 
