@@ -27,12 +27,12 @@ class Backlog:
         self._context: str | None = None
         self._resume: ResumePoint | None = None
         self._deleted_through = 0
+        self._first_cursor = 0
 
     def __bool__(self) -> bool:
         """True while something waits."""
-        return bool(
-            self._items or self._faults or self._context is not None or self._resume or self._deleted_through
-        )
+        state = self._faults or self._context is not None or self._resume
+        return bool(self._items or state or self._deleted_through or self._first_cursor)
 
     def __len__(self) -> int:
         """Number of events that wait."""
@@ -76,6 +76,10 @@ class Backlog:
         """Remember in the journal that items up to this cursor are gone."""
         self._deleted_through = max(self._deleted_through, cursor)
 
+    def add_first_cursor(self, cursor: int) -> None:
+        """Note in the journal where this run begins to give out cursors."""
+        self._first_cursor = cursor
+
     def change(self) -> Change:
         """All that waits, as it is now. It waits on until `written` is told."""
         return Change(
@@ -84,6 +88,7 @@ class Backlog:
             context=self._context,
             resume=self._resume,
             deleted_through=self._deleted_through,
+            first_cursor=self._first_cursor,
         )
 
     def written(self, change: Change) -> None:
@@ -99,3 +104,5 @@ class Backlog:
             self._resume = None
         if self._deleted_through == change.deleted_through:
             self._deleted_through = 0
+        if self._first_cursor == change.first_cursor:
+            self._first_cursor = 0

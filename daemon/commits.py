@@ -63,7 +63,8 @@ class JournalHealth:
     last_error: str | None = None
     """The last thing that went wrong since start, even if it is mended."""
     notes: tuple[str, ...] = ()
-    """What people should know of this run: a broken journal was set aside."""
+    """What people should know of this run: a broken journal was set aside; the limit of its size is lower
+    than what is always kept."""
 
     def to_dict(self) -> dict[str, object]:
         """As JSON for `status`."""
@@ -183,7 +184,7 @@ class Commits:
     def _tidy(self, *, look_for_aged: bool = False) -> None:
         """In the writer thread: one turn; the next one goes behind the commits that wait by then."""
         tidied = self._writer.tidy(look_for_aged=look_for_aged)
-        if tidied.deleted or tidied.error:
+        if tidied.deleted or tidied.error or tidied.note:
             self._thread.tell(self._on_tidied, tidied)
         if tidied.again:
             self._thread.submit(self._tidy)
@@ -246,6 +247,9 @@ class Commits:
     def _on_tidied(self, tidied: Tidied) -> None:
         if tidied.error is not None:
             self._on_trouble(tidied.error)
+        if tidied.note is not None and tidied.note not in self.notes:
+            _log.warning("%s", tidied.note)
+            self.notes.append(tidied.note)
         if tidied.marks is not None:
             self._note_items(tidied.marks)
             self._outcomes.on_deleted(tidied.deleted, tidied.marks)

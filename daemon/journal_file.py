@@ -43,7 +43,7 @@ CREATE TABLE items (
 );
 CREATE INDEX items_look ON items (cursor, severity, kind, code, device, gpu_uuid, gpu_index, kept_ms);
 CREATE INDEX items_reserve ON items (reserve);
-CREATE TABLE faults (key TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE faults (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 

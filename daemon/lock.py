@@ -1,8 +1,8 @@
 """The lock that keeps two daemons from writing to one state directory.
 
-The lock is a flock(2) on the file `lock` in it: the kernel lets go of it when the process ends, however
-it ends. The file holds the pid of the owner, for the message to the one who comes second; it is never
-deleted, so that a start on a full disk can lock.
+The lock is a flock(2) on the directory itself: that needs no write, so it holds on a full and on a
+read-only disk, and the kernel lets go of it when the process ends, however it ends. The file `lock` in
+the directory holds the pid of the owner, for the message to the one who comes second.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class StateLock:
         Raises UserError naming the pid that holds it, or why the directory cannot be used.
         """
         make_state_dir(state_dir)
-        path = state_dir / FILE_NAME
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise unusable(state_dir, error) from None
         try:
@@ -67,15 +66,15 @@ async def _lock(descriptor: int, state_dir: Path, wait_s: float) -> None:
     while not _try_lock(descriptor):
         if time.monotonic() >= end:
             raise UserError(
-                f"the state directory {state_dir} is in use by {_holder(descriptor)}",
+                f"the state directory {state_dir} is in use by {_holder(state_dir)}",
                 hint="stop that daemon, or give this one its own --state-dir",
             )
         if not told:
-            _log.warning("waiting for %s, which holds %s", _holder(descriptor), state_dir)
+            _log.warning("waiting for %s, which holds %s", _holder(state_dir), state_dir)
             told = True
         # A blocking flock would need a thread that cannot be cancelled; this loop ends with wait_s.
         await asyncio.sleep(min(_RETRY_S, wait_s))
-    _write_pid(descriptor)
+    _write_pid(state_dir)
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -86,15 +85,19 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _write_pid(descriptor: int) -> None:
-    """Leave our pid for the message of others; a full disk takes none, and the lock holds all the same."""
+def _write_pid(state_dir: Path) -> None:
+    """Leave our pid for the message of others; a disk may take none, and the lock holds all the same."""
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        (state_dir / FILE_NAME).write_text(f"{os.getpid()}\n")
     except OSError as error:
         _log.warning("cannot write the pid into the lock file: %s", error.strerror)
 
 
-def _holder(descriptor: int) -> str:
-    pid = os.pread(descriptor, 32, 0).strip()
-    return f"process {int(pid)}" if pid.isdigit() else "another process"
+def _holder(state_dir: Path) -> str:
+    try:
+        pid = (state_dir / FILE_NAME).read_bytes()[:32].strip()
+        # A holder that could not write leaves the pid of the one before it, which has ended.
+        alive = pid.isdigit() and Path(f"/proc/{int(pid)}").exists()
+    except OSError:
+        alive = False
+    return f"process {int(pid)}" if alive else "another process"

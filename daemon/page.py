@@ -19,7 +19,8 @@ MAX_LIMIT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Items with cursors in this range were deleted before the reader came for them.
+    """Items with cursors in this range were deleted, or lost with an earlier journal, before the reader
+    came for them.
 
     Some items of the range may still be kept (the last ones of a device outlive the others).
     """
@@ -36,7 +37,18 @@ class Marks:
     oldest: int
     newest: int
     deleted_through: int
-    """Newest cursor whose item was deleted unread-or-not; superseded revisions do not count."""
+    """Newest cursor whose item was deleted; superseded revisions do not count."""
+    born: int = 0
+    """First cursor of the run that began with an empty store: what earlier runs gave out is not kept."""
+
+    @property
+    def gone_through(self) -> int:
+        """Newest cursor whose item may have been given out and is not kept; see `Missed`."""
+        return max(self.deleted_through, self.born - 1, 0)
+
+
+NOTHING_KEPT = Marks(0, 0, 0)
+"""The marks of a store that never held anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +58,7 @@ class Slice:
     items: list[Item]
     examined: int
     """Every item between the start of the look and this cursor was examined; pass it on as `since`."""
-    deleted_through: int = 0
+    gone_through: int = 0
     """See `Marks`, as it was when the items were read."""
 
 
@@ -88,8 +100,16 @@ def clamp_limit(limit: int) -> int:
     return max(1, min(limit, MAX_LIMIT))
 
 
-def missed_since(since: int | None, deleted_through: int) -> Missed | None:
+def missed_since(since: int | None, gone_through: int) -> Missed | None:
     """What a reader at `since` has missed; `None` and 0 ask for what is kept, so they miss nothing."""
-    if since is not None and 0 < since < deleted_through:
-        return Missed(since + 1, deleted_through)
+    if since is not None and 0 < since < gone_through:
+        return Missed(since + 1, gone_through)
     return None
+
+
+def going_on_from(since: int | None, examined: int, newest: int, missed: Missed | None) -> int:
+    """The next `since` of a reader that looked through `examined`: a stretch that was missed up to the
+    newest item is behind it, and is not told again."""
+    if since and missed is not None and examined >= newest:
+        return max(examined, missed.last)
+    return examined

@@ -12,18 +12,31 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from daemon.event import Item, from_dict
 from daemon.filter import EVERYTHING, EventFilter
-from daemon.page import DEFAULT_LIMIT, Marks, Page, Slice, clamp_limit, missed_since
+from daemon.page import DEFAULT_LIMIT, Marks, Page, Slice, clamp_limit, going_on_from, missed_since
 from probes.errors import UserError
+from probes.line import ResumePoint
 
 NO_LIMIT = 2**63 - 1
 """Above every cursor: the largest integer SQLite stores."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a start goes on from."""
+
+    resume: ResumePoint | None
+    faults: dict[str, str]
+    context: str | None
+    first_cursor: int = 0
+    """First cursor of the last run, which may have given out more than the journal holds; 0: not known."""
 
 
 class Reader:
@@ -50,6 +63,17 @@ class Reader:
         """How far the kept items reach."""
         return self._marks()
 
+    def saved(self) -> Saved:
+        """What the last commit left for the next start."""
+        meta = dict(self._db.execute("SELECT key, value FROM meta").fetchall())
+        resume = meta.get("resume")
+        return Saved(
+            resume=ResumePoint(*json.loads(resume)) if resume is not None else None,
+            faults=dict(self._db.execute("SELECT key, state FROM faults").fetchall()),
+            context=meta.get("context"),
+            first_cursor=int(meta.get("first_cursor", 0)),
+        )
+
     def after(
         self, since: int, limit: int, match: EventFilter = EVERYTHING, *, upto: int = NO_LIMIT
     ) -> Slice:
@@ -59,14 +83,14 @@ class Reader:
             marks = self._marks()
         if full is None:
             full = marks.newest if upto == NO_LIMIT else upto
-        return Slice(items, max(since, full), marks.deleted_through)
+        return Slice(items, max(since, full), marks.gone_through)
 
     def last(self, limit: int, match: EventFilter = EVERYTHING, *, upto: int = NO_LIMIT) -> Slice:
         """The last `limit` items with cursor <= `upto`, oldest first; `examined` is the end of the look."""
         with self._snapshot():
             items, _ = self._items("cursor <= ?", (upto,), "DESC", limit, match)
             marks = self._marks()
-        return Slice(items[::-1], min(upto, marks.newest), marks.deleted_through)
+        return Slice(items[::-1], min(upto, marks.newest), marks.gone_through)
 
     def page(
         self, since: int | None = None, limit: int = DEFAULT_LIMIT, match: EventFilter = EVERYTHING
@@ -77,27 +101,48 @@ class Reader:
         marks = self.marks()
         if since is None:
             part = self.last(limit, match)
-        elif 0 <= since <= marks.newest or since == 0:
+        elif 0 <= since <= max(marks.newest, marks.gone_through):
             part = self.after(since, limit, match)
         else:
             raise ahead_of_newest(since, marks.newest)
-        missed = missed_since(since, part.deleted_through)
-        return Page(part.items, part.examined, marks.oldest, max(marks.newest, part.examined), missed)
+        missed = missed_since(since, part.gone_through)
+        # What was written since the marks were taken counts; a `since` beyond all items does not.
+        newest = max(marks.newest, part.examined if part.examined != since else 0)
+        examined = going_on_from(since, part.examined, newest, missed)
+        return Page(part.items, examined, marks.oldest, newest, missed)
+
+    def event(self, event_id: str) -> Item | None:
+        """The item of an event's newest revision; None when it is not kept."""
+        row = self._db.execute("SELECT cursor, json FROM items WHERE id = ?", (event_id,)).fetchone()
+        return None if row is None else self._item(*row)
 
     def cursor_before(self, time_us: int) -> int:
         """A cursor to pass as `since` for what was written at `time_us` (µs since the Unix epoch) or
-        later. An event that was learned late may have happened earlier: compare its own times, too."""
-        query = "SELECT min(cursor) FROM items INDEXED BY items_look WHERE kept_ms >= ?"
-        (cursor,) = self._db.execute(query, (time_us // 1000,)).fetchone()
-        return int(cursor) - 1 if cursor is not None else self.marks().newest
+        later: where such items were deleted, whoever passes it has missed them. An event that was learned
+        late may have happened earlier: compare its own times, too."""
+        with self._snapshot():
+            marks = self._marks()
+            first, before, deleted_ms = self._db.execute(
+                "SELECT (SELECT min(cursor) FROM items INDEXED BY items_look WHERE kept_ms >= :ms),"
+                " (SELECT max(cursor) FROM items INDEXED BY items_look WHERE kept_ms < :ms),"
+                " (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'deleted_kept_ms')",
+                {"ms": time_us // 1000},
+            ).fetchone()
+        since = int(first) - 1 if first is not None else marks.newest
+        if deleted_ms is not None and deleted_ms >= time_us // 1000:
+            # Some of what is gone belongs to the time asked for: it lies beyond the last older item that
+            # is kept. (0 would ask for what is kept, and miss nothing.)
+            since = min(since, max(before or 0, 1))
+        return since
 
     def _marks(self) -> Marks:
-        oldest, newest, deleted = self._db.execute(
+        oldest, newest, deleted, born = self._db.execute(
             "SELECT (SELECT min(cursor) FROM items), (SELECT max(cursor) FROM items),"
-            " (SELECT value FROM meta WHERE key = 'deleted_through')"
+            " (SELECT value FROM meta WHERE key = 'deleted_through'),"
+            " (SELECT value FROM meta WHERE key = 'born')"
         ).fetchone()
         gone = int(deleted or 0)
-        return Marks(oldest or 0, max(newest or 0, gone), gone)
+        return Marks(oldest or 0, max(newest or 0, gone), gone, int(born or 0))
 
     def _items(
         self, where: str, values: tuple[int, ...], order: str, limit: int, match: EventFilter
@@ -134,8 +179,15 @@ def ahead_of_newest(since: int, newest: int) -> UserError:
     """The refusal of a cursor that was never given out."""
     if since < 0:
         return UserError(f"cursor {since} is negative", hint="use 0 for everything that is kept")
+    # A client may send any number, and Python refuses to print one of more than 4,300 digits.
+    shown = f"cursor {since}" if since < 10**19 else "a cursor of more than 19 digits"
+    if not newest:
+        return UserError(
+            f"{shown} is ahead of the newest, 0: there has been no event yet",
+            hint="use 0 for every event that comes",
+        )
     return UserError(
-        f"cursor {since} is ahead of the newest, {newest}",
+        f"{shown} is ahead of the newest, {newest}",
         hint=f"use {newest} for only new events, 0 for all",
     )
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
 
 from daemon.journal import Journal
 from daemon.ring import RESERVE
@@ -18,6 +20,10 @@ SLICE_ITEMS = 256
 """Items deleted in one transaction: a few ms."""
 _SLICE_PAGES = 256
 _LONGEST_CHECK_S = 3600.0
+
+
+class ReservesExceedLimitError(Exception):
+    """The file is too large, and holds nothing that may be deleted; the message is for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,10 @@ class Retention:
         return _delete(journal, [cursor for (cursor,) in rows])
 
     def delete_excess(self, journal: Journal) -> Sequence[int]:
-        """Delete the oldest items while the file is too large, at most one slice; returns their cursors."""
+        """Delete the oldest items while the file is too large, at most one slice; returns their cursors.
+
+        Raises ReservesExceedLimitError when nothing that is left may be deleted.
+        """
         pages, free, page_bytes = journal.db.execute(
             "SELECT page_count, freelist_count, page_size"
             " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
@@ -60,18 +69,21 @@ class Retention:
             journal.db.executescript(f"PRAGMA incremental_vacuum({_SLICE_PAGES})")
         if (pages - free) * page_bytes <= self.size_bytes:
             return ()
-        return _delete(journal, self._oldest_beyond_reserve(journal))
+        excess = self._oldest_beyond_reserve(journal)
+        if not excess:
+            raise ReservesExceedLimitError(
+                f"the last {self.reserve} events of each device take more than the retention size"
+                f" of {self.size_bytes} bytes; they are kept all the same"
+            )
+        return _delete(journal, excess)
 
     def _oldest_beyond_reserve(self, journal: Journal) -> list[int]:
-        floors = self._floors(journal)
-        found: list[int] = []
-        rows = journal.db.execute("SELECT cursor, reserve FROM items ORDER BY cursor")
-        for cursor, key in rows:
-            if cursor < floors.get(key, 0):
-                found.append(cursor)
-                if len(found) == SLICE_ITEMS:
-                    break
-        rows.close()
+        """Asks the index of each key that has more than its reserve, and reads no more than it takes."""
+        query = "SELECT cursor FROM items WHERE reserve = ? AND cursor < ? ORDER BY cursor"
+        candidates = [journal.db.execute(query, pair) for pair in self._floors(journal).items()]
+        found = [cursor for (cursor,) in islice(merge(*candidates), SLICE_ITEMS)]
+        for rows in candidates:
+            rows.close()
         return found
 
     def _floors(self, journal: Journal) -> dict[str, int]:
@@ -91,7 +103,9 @@ class Retention:
 
 def _delete(journal: Journal, cursors: Sequence[int]) -> Sequence[int]:
     if cursors:
+        newest = max(cursors)
         with journal.transaction() as db:
+            (kept_ms,) = db.execute("SELECT kept_ms FROM items WHERE cursor = ?", (newest,)).fetchone()
             db.executemany("DELETE FROM items WHERE cursor = ?", [(cursor,) for cursor in cursors])
-            journal.raise_deleted_through(max(cursors))
+            journal.raise_deleted_through(newest, kept_ms=kept_ms)
     return cursors

@@ -60,6 +60,7 @@ class Ring:
         # Two parallel lists in cursor order; the slot of an item that left is None until `_compact`.
         self._cursors: list[int] = []
         self._slots: list[Item | None] = []
+        self._head = 0  # every slot before it is None
         self._places: dict[str, _Place] = {}
         # Cursors of the unpinned items of each reserve key, ascending, and the keys beyond their reserve.
         self._by_key: dict[str, list[int]] = {}
@@ -77,12 +78,19 @@ class Ring:
     @property
     def oldest(self) -> int:
         """Cursor of the oldest item held; 0 when there is none."""
-        return next((item.cursor for item in self), 0)
+        while self._head < len(self._slots) and self._slots[self._head] is None:
+            self._head += 1
+        return self._cursors[self._head] if self._head < len(self._slots) else 0
 
     @property
     def pinned_count(self) -> int:
         """Number of items held that the journal does not have."""
         return len(self._places) - self._unpinned
+
+    def get(self, event_id: str) -> Item | None:
+        """The item of an event; None when it is not held."""
+        place = self._places.get(event_id)
+        return None if place is None else self._slots[self._position(place.cursor)]
 
     def supersedes(self, item: Item) -> bool:
         """True when it holds a newer revision of the item's event."""
@@ -214,5 +222,6 @@ class Ring:
             self._compact()
 
     def _compact(self) -> None:
+        self._head = 0
         self._slots = [item for item in self._slots if item is not None]
         self._cursors = [item.cursor for item in self._slots if item is not None]

@@ -9,7 +9,10 @@ from probes.errors import UserError
 
 
 def make_state_dir(state_dir: Path) -> None:
-    """Create the state directory if needed. Raises UserError when it cannot be one that we write to."""
+    """Create the state directory if needed. Raises UserError when it cannot be one that we write to.
+
+    A disk that is read-only is no such error: that may pass, and what is kept there can be read.
+    """
     try:
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -19,11 +22,17 @@ def make_state_dir(state_dir: Path) -> None:
         ) from None
     except OSError as error:
         raise unusable(state_dir, error) from None
-    if not os.access(state_dir, os.R_OK | os.W_OK | os.X_OK):
+    wanted = os.R_OK | os.X_OK if is_read_only(state_dir) else os.R_OK | os.W_OK | os.X_OK
+    if not os.access(state_dir, wanted):
         raise UserError(
             f"the state directory {state_dir} is not writable",
             hint="mend its mode, or use another --state-dir",
         )
+
+
+def is_read_only(state_dir: Path) -> bool:
+    """True when the disk, or its mount, takes no writes now (EROFS). Raises OSError."""
+    return bool(os.statvfs(state_dir).f_flag & os.ST_RDONLY)
 
 
 def unusable(state_dir: Path, error: OSError) -> UserError:

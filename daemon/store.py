@@ -3,13 +3,13 @@
 Contract:
 
 * `put` gives each event its cursor: strictly growing, never given out twice, also across restarts and
-  a lost journal (the first of a run is max(last stored + 1, Unix time in ms)).
+  a lost journal (see `first_cursor`). A reader with a cursor of a lost journal is told so.
 * Commit first, then publish, in cursor order. While a commit takes longer than `LATE_S`, or the disk
   refuses, items are published at once with `stored: false`, and `health` says so. What was not stored
   is kept, compacted, and tried again; when the journal has it, the item becomes `stored: true` in
   place, at the same cursor.
 * A journal that turns out broken is set aside; all that memory holds goes into the new one, and
-  readers are told what is gone.
+  readers are told what is gone. A disk that is read-only from the start is read, as far as it can be.
 
 A `Store` belongs to the event loop it was opened in, and nothing here blocks that loop but `open`.
 """
@@ -21,7 +21,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -30,10 +30,11 @@ from daemon.backlog import Backlog
 from daemon.commits import Commits, JournalHealth, JournalState
 from daemon.event import Event, Item
 from daemon.journal import Change, Journal, Saved, open_reader
-from daemon.journal_file import is_broken
-from daemon.page import Marks
+from daemon.journal_file import FILE_NAME, is_broken
+from daemon.page import NOTHING_KEPT, Marks
 from daemon.retention import Retention
 from daemon.ring import ReserveKey, Ring, by_device
+from daemon.state_dir import is_read_only
 from daemon.stream import EventStream
 from daemon.writer import Writer
 from probes.line import ResumePoint
@@ -43,6 +44,10 @@ __all__ = ["NO_CHANGE", "JournalHealth", "JournalState", "Retention", "StateChan
 RING_SIZE = 4096
 UNSTORED_ITEMS = 4096
 """Events that may wait for a journal that takes nothing (some 10 MB), unless the ring holds more."""
+
+CURSORS_APART = 2**20
+"""Cursors left out when the clock does not tell them from those of the last run: more than a run gives out
+that the journal does not get to hold."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,26 +80,31 @@ class Store:
         reserve_key: ReserveKey = by_device,
         writer: Writer | None = None,
         state_dir: Path | None = None,
+        unread: bool = False,
     ) -> None:
+        """`unread`: there may be a journal, of which nothing is known yet."""
         self.resume: ResumePoint | None = saved.resume
         """Where reading goes on: at first as the last run stored it (None: from the start of the log)."""
         self.faults: dict[str, str] = saved.faults
         """The open-fault rows: at first those of the last run."""
         self.context: str | None = saved.context
-        self._next = max(marks.newest + 1, time.time_ns() // 1_000_000)
+        self._next = first = first_cursor(marks.newest, saved.first_cursor, time.time_ns() // 1_000_000)
+        if marks == NOTHING_KEPT and not unread:
+            marks = replace(marks, born=first)
         self._waiting: deque[Item] = deque()  # has a cursor, is not yet published
         self._late = self._lost = 0
         self._backlog = Backlog(max(ring_size, UNSTORED_ITEMS), reserve_key)
         self._ring = _filled(Ring(ring_size, reserve_key), items, marks)
         self.stream = EventStream(
             self._ring,
-            first_cursor=self._next,
+            first_cursor=first,
             marks=marks,
             open_reader=partial(open_reader, state_dir) if writer and state_dir else None,
             on_read_error=self._on_read_error,
         )
         """The reading side."""
         self._commits = Commits(writer, self._backlog, self, has_items=marks.oldest > 0) if writer else None
+        self._first_cursor = first
 
     @classmethod
     def open(
@@ -110,14 +120,14 @@ class Store:
         Raises UserError for what the user can mend: a directory that cannot be used, a newer schema. A
         disk that refuses (full, I/O error) is a state: events are pushed, and opening is tried again.
         """
-        found = _Found()
         failure: str | None = None
         try:
             found = _load(state_dir, ring_size, reserve_key)
         except (sqlite3.Error, OSError) as error:
             failure = f"cannot open the journal: {error}"
+            found = _look(state_dir, ring_size)
         journal = found.journal
-        writer = Writer(state_dir, journal, retention or Retention(), reserve_key)
+        writer = Writer(state_dir, journal, retention or Retention(), reserve_key, unread=found.unread)
         store = cls(
             found.saved,
             found.marks,
@@ -126,12 +136,16 @@ class Store:
             reserve_key=reserve_key,
             writer=writer,
             state_dir=state_dir,
+            unread=found.unread,
         )
         assert store._commits is not None
+        store._backlog.add_first_cursor(store._first_cursor)
         if journal is not None and journal.note is not None:
             store._commits.notes.append(journal.note)
         if failure is not None:
             store._commits.fail(failure)
+        else:
+            store._commits.send()
         return store
 
     @classmethod
@@ -229,6 +243,7 @@ class Store:
         self._backlog.put_under(_as_stored(item) for item in self._ring)
         self._backlog.add_state(self.faults, (), self.context, self.resume)
         self._backlog.add_deleted(gone)
+        self._backlog.add_first_cursor(self._first_cursor)
         self.stream.journal_reaches(Marks(0, gone, gone))
 
     def _on_read_error(self, error: Exception) -> None:
@@ -247,8 +262,23 @@ class _Found:
 
     journal: Journal | None = None
     saved: Saved = field(default_factory=lambda: Saved(resume=None, faults={}, context=None))
-    marks: Marks = Marks(0, 0, 0)
+    marks: Marks = NOTHING_KEPT
     items: Sequence[Item] = ()
+    unread: bool = False
+    """True when there is a journal that could not be read."""
+
+
+def first_cursor(newest: int, last_run: int, now_ms: int) -> int:
+    """The first cursor of a run: the Unix time in ms, so that it grows across a lost journal, but beyond
+    the newest one stored.
+
+    `last_run` is the first cursor of the run before, 0 when that is not known. That run may have given
+    out more than was stored; when the clock has not moved past it, there is no telling how much.
+    """
+    known = max(newest, last_run)
+    if last_run and now_ms <= known:
+        return known + CURSORS_APART
+    return max(newest + 1, now_ms)
 
 
 def _load(state_dir: Path, ring_size: int, reserve_key: ReserveKey) -> _Found:
@@ -265,6 +295,21 @@ def _load(state_dir: Path, ring_size: int, reserve_key: ReserveKey) -> _Found:
         if not is_broken(error):
             raise
         return read(Journal.start_anew(state_dir, str(error), reserve_key=reserve_key))
+
+
+def _look(state_dir: Path, ring_size: int) -> _Found:
+    """What can be read of a journal that cannot be written. Raises UserError for a newer schema."""
+    try:
+        # A file without content is what a full disk left of one that was to be made.
+        if not (state_dir / FILE_NAME).exists() or not (state_dir / FILE_NAME).stat().st_size:
+            return _Found()
+        if not is_read_only(state_dir):
+            return _Found(unread=True)
+        with open_reader(state_dir) as reader:
+            return _Found(None, reader.saved(), reader.marks(), reader.last(ring_size).items)
+    except (sqlite3.Error, OSError) as error:
+        _log.error("cannot read the journal: %s", error)
+        return _Found(unread=True)
 
 
 def _as_stored(item: Item) -> Item:

@@ -15,14 +15,28 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import partial
+from typing import TypeVar
 
 from daemon.event import Item
 from daemon.filter import EVERYTHING, EventFilter
-from daemon.page import DEFAULT_LIMIT, MAX_LIMIT, Marks, Missed, Page, Slice, clamp_limit, missed_since
+from daemon.page import (
+    DEFAULT_LIMIT,
+    MAX_LIMIT,
+    NOTHING_KEPT,
+    Marks,
+    Missed,
+    Page,
+    Slice,
+    clamp_limit,
+    going_on_from,
+    missed_since,
+)
 from daemon.reader import Reader, ahead_of_newest
 from daemon.ring import Ring
 from daemon.thread import ClosedError, DiskThread
 from probes.errors import UserError
+
+T = TypeVar("T")
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "EventStream", "Missed", "Page"]
 
@@ -38,7 +52,7 @@ class EventStream:
         ring: Ring,
         *,
         first_cursor: int,
-        marks: Marks = Marks(0, 0, 0),  # noqa: B008  (a frozen value)
+        marks: Marks = NOTHING_KEPT,
         open_reader: Callable[[], Reader] | None = None,
         on_read_error: Callable[[Exception], None] | None = None,
     ) -> None:
@@ -46,6 +60,7 @@ class EventStream:
         """True once `close` was called: following has ended; pages of what is in memory still work."""
         self.deleted_through = marks.deleted_through
         """Newest cursor whose item was deleted; 0 when none ever was."""
+        self._born = marks.born
         self._ring = ring
         self._first_cursor = first_cursor
         self._journal_oldest = marks.oldest
@@ -62,7 +77,13 @@ class EventStream:
     @property
     def oldest(self) -> int:
         """Oldest cursor kept; 0 when nothing is."""
-        return min((cursor for cursor in (self._journal_oldest, self._ring.oldest) if cursor), default=0)
+        held, stored = self._ring.oldest, self._journal_oldest
+        return min(held, stored) if held and stored else held or stored
+
+    @property
+    def gone_through(self) -> int:
+        """Newest cursor whose item was deleted, or lost with an earlier journal; 0 when none was."""
+        return max(self.deleted_through, self._born - 1, 0)
 
     async def page(
         self, since: int | None, limit: int = DEFAULT_LIMIT, match: EventFilter = EVERYTHING
@@ -79,8 +100,33 @@ class EventStream:
         else:
             self._check(since)
             part = await self._first(since, limit, match)
-        missed = missed_since(since, part.deleted_through)
-        return Page(part.items, part.examined, self.oldest, self.newest, missed)
+        missed = missed_since(since, part.gone_through)
+        examined = going_on_from(since, part.examined, self.newest, missed)
+        return Page(part.items, examined, self.oldest, self.newest, missed)
+
+    async def cursor_before(self, time_us: int) -> int:
+        """A cursor to pass as `since` for what was written at `time_us` (µs since the Unix epoch) or later;
+        see `Reader.cursor_before`.
+
+        Raises UserError when the journal is needed and cannot be read.
+        """
+        if self._open_reader is None:
+            return self._ring_cursor_before(time_us)
+        unstored = self._ring.pinned(0, self.newest)
+        cursor = await self._journal_or_refuse(lambda reader: reader.cursor_before(time_us))
+        late = (item.cursor for item in unstored if item.event.last_time_us >= time_us)
+        return min(cursor, next(late, cursor + 1) - 1)
+
+    async def event(self, event_id: str) -> Item | None:
+        """The newest revision of an event; None when it is not kept.
+
+        Raises UserError when the journal is needed and cannot be read.
+        """
+        held = self._ring.get(event_id)
+        if held is not None or not self._ring_floor:
+            return held
+        stored = await self._journal_or_refuse(lambda reader: reader.event(event_id))
+        return self._ring.get(event_id) or stored
 
     def follow(self, since: int | None, match: EventFilter = EVERYTHING) -> AsyncIterator[Item | Missed]:
         """Every matching item beyond `since` (None: only new ones) as it comes, until `close`.
@@ -122,12 +168,13 @@ class EventStream:
     def deleted(self, cursors: Sequence[int]) -> None:
         """These items are not kept any more."""
         self._ring.forget(cursors)
-        self.deleted_through = max(self.deleted_through, *cursors, 0)
+        self._are_gone(max(cursors, default=0))
 
     def journal_reaches(self, marks: Marks) -> None:
         """How far the journal's items reach now."""
         self._journal_oldest = marks.oldest
-        self.deleted_through = max(self.deleted_through, marks.deleted_through)
+        self._are_gone(marks.deleted_through)
+        self._born = max(self._born, marks.born)
 
     def _check(self, since: int) -> None:
         # A cursor between the newest and the first of this run may have been given out by an earlier
@@ -144,17 +191,20 @@ class EventStream:
         evicted = self._ring.trim()
         if evicted and self._open_reader is None:
             # Without a journal what leaves the ring is gone.
-            self.deleted_through = max(self.deleted_through, *(item.cursor for item in evicted))
+            self._are_gone(max(item.cursor for item in evicted))
+
+    def _are_gone(self, through: int) -> None:
+        self.deleted_through = max(self.deleted_through, through)
 
     async def _follow(self, since: int, match: EventFilter) -> AsyncIterator[Item | Missed]:
         told: int | None = since or None  # 0 asks for what is kept: earlier deletions do not count
         try:
             while not self.closed:
                 part = await self._after(since, CHUNK_ITEMS, match)
-                told = part.deleted_through if told is None else max(told, since)
-                if told < part.deleted_through:
-                    yield Missed(told + 1, part.deleted_through)
-                    told = part.deleted_through
+                told = part.gone_through if told is None else max(told, since)
+                if told < part.gone_through:
+                    yield Missed(told + 1, part.gone_through)
+                    told = part.gone_through
                 for item in part.items:
                     if self.closed:
                         return
@@ -176,7 +226,7 @@ class EventStream:
             items += part.items
             since = part.examined
             if len(items) == limit or since >= end:
-                return Slice(items, since, part.deleted_through)
+                return Slice(items, since, part.gone_through)
             await asyncio.sleep(0)
 
     async def _last(self, limit: int, match: EventFilter) -> Slice:
@@ -196,7 +246,16 @@ class EventStream:
             asked = lacking + self._ring.pinned_count
             older = await self._journal_or_refuse(lambda reader: reader.last(asked, match, upto=low))
             items[:0] = self._merged(pinned, older.items)[-lacking:]
-        return Slice(items, newest, self.deleted_through)
+        return Slice(items, newest, self.gone_through)
+
+    def _ring_cursor_before(self, time_us: int) -> int:
+        """`cursor_before` where nothing but the ring is kept: what left it is older than what it holds."""
+        before = 1 if self.deleted_through else 0
+        for item in self._ring:
+            if item.event.last_time_us >= time_us:
+                return before
+            before = item.cursor
+        return self.newest
 
     @property
     def _ring_floor(self) -> int:
@@ -209,7 +268,7 @@ class EventStream:
         except ClosedError:
             raise _shutting_down() from None
 
-    async def _journal_or_refuse(self, look: Callable[[Reader], Slice]) -> Slice:
+    async def _journal_or_refuse(self, look: Callable[[Reader], T]) -> T:
         try:
             return await self._journal(look)
         except ClosedError:
@@ -220,15 +279,15 @@ class EventStream:
         upto = self._ring_floor
         if since >= upto:
             part = self._ring.after(since, limit, match)
-            return Slice(part.items, part.examined, self.deleted_through)
+            return Slice(part.items, part.examined, self.gone_through)
         # Taken before the journal is read: what the journal lacks then is here, whatever happens meanwhile.
         pinned = self._ring.pinned(since, upto, match)
         part = await self._journal(lambda reader: reader.after(since, limit, match, upto=upto))
         items = self._merged([item for item in pinned if item.cursor <= part.examined], part.items)
         if len(items) > limit:
             items = items[:limit]
-            return Slice(items, items[-1].cursor, part.deleted_through)
-        return Slice(items, part.examined, part.deleted_through)
+            return Slice(items, items[-1].cursor, part.gone_through)
+        return Slice(items, part.examined, part.gone_through)
 
     def _merged(self, pinned: Sequence[Item], stored: Sequence[Item]) -> list[Item]:
         """Both in cursor order, each event once, without revisions that the ring supersedes."""
@@ -237,7 +296,7 @@ class EventStream:
             by_cursor[cursor] for cursor in sorted(by_cursor) if not self._ring.supersedes(by_cursor[cursor])
         ]
 
-    async def _journal(self, look: Callable[[Reader], Slice]) -> Slice:
+    async def _journal(self, look: Callable[[Reader], T]) -> T:
         assert self._open_reader is not None
         if self.closed:
             raise ClosedError
@@ -254,7 +313,7 @@ class EventStream:
             ) from None
 
 
-def _look(open_reader: Callable[[], Reader], look: Callable[[Reader], Slice]) -> Slice:
+def _look(open_reader: Callable[[], Reader], look: Callable[[Reader], T]) -> T:
     """Runs in the thread. A connection a read: 0.2 ms, and none that outlives a journal set aside."""
     with open_reader() as reader:
         return look(reader)

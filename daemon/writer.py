@@ -17,12 +17,15 @@ from pathlib import Path
 from daemon.journal import Change, Journal
 from daemon.journal_file import is_broken, set_aside
 from daemon.page import Marks
-from daemon.retention import SLICE_ITEMS, Retention
+from daemon.retention import SLICE_ITEMS, ReservesExceedLimitError, Retention
 from daemon.ring import ReserveKey
 from probes.errors import UserError
 
 REPLACE_AGAIN_S = 600.0
 """A disk that breaks one file after the other is not given a new file more often than this."""
+
+LONGEST_SIZE_CHECK_BYTES = 16 * 1024 * 1024
+"""Bytes written between two looks at a file that is too large and holds nothing to delete, at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,20 +56,31 @@ class Tidied:
     error: str | None = None
     again: bool = False
     """True when there is more to delete."""
+    note: str | None = None
+    """Why the journal was found too large and nothing deleted; None: it was not."""
 
 
 class Writer:
     """Owns the writing connection; see the module's docstring."""
 
     def __init__(
-        self, state_dir: Path, journal: Journal | None, retention: Retention, reserve_key: ReserveKey
+        self,
+        state_dir: Path,
+        journal: Journal | None,
+        retention: Retention,
+        reserve_key: ReserveKey,
+        *,
+        unread: bool = False,
     ) -> None:
+        """`journal` None: `write` opens it; `unread`: this run does not know what is in it."""
         self._state_dir = state_dir
         self._journal = journal
         self._retention = retention
         self._reserve_key = reserve_key
+        self._unread = unread
         self._aged_check_due = 0.0
         self._size_check_due = 0
+        self._size_check_bytes = retention.check_bytes
         self._replaced_at: float | None = None
 
     def write(self, change: Change) -> Written:
@@ -77,8 +91,9 @@ class Writer:
             if self._journal is None:
                 self._journal = Journal.open(self._state_dir, reserve_key=self._reserve_key)
                 opened, note = self._journal.marks(), self._journal.note
-                # The run began without this file: what it left open is not what is open now.
-                self._journal.forget_faults()
+                if self._unread:
+                    # The run began without this file: what it left open is not what is open now.
+                    self._journal.forget_faults()
             self._journal.commit(change)
             return Written(marks=self._journal.marks(), opened=opened, note=note)
         except (sqlite3.Error, OSError) as error:
@@ -104,6 +119,7 @@ class Writer:
         journal, now = self._journal, time.monotonic()
         if journal is None:
             return Tidied()
+        note: str | None = None
         try:
             journal.checkpoint_if_due()
             deleted: list[int] = []
@@ -112,12 +128,26 @@ class Writer:
                 if len(deleted) < SLICE_ITEMS:
                     self._aged_check_due = now + self._retention.check_s
             if not deleted and journal.written_bytes >= self._size_check_due:
-                deleted += self._retention.delete_excess(journal)
-                if len(deleted) < SLICE_ITEMS:
-                    self._size_check_due = journal.written_bytes + self._retention.check_bytes
-            return Tidied(deleted, journal.marks() if deleted else None, again=len(deleted) >= SLICE_ITEMS)
+                excess, note = self._delete_excess(journal)
+                deleted += excess
+            marks = journal.marks() if deleted else None
+            return Tidied(deleted, marks, again=len(deleted) >= SLICE_ITEMS, note=note)
         except (sqlite3.Error, OSError) as error:
             return Tidied(error=f"cannot tidy the journal: {error}")
+
+    def _delete_excess(self, journal: Journal) -> tuple[Sequence[int], str | None]:
+        """One slice, and why there is none; in that case the next look comes ever later."""
+        deleted: Sequence[int] = ()
+        note: str | None = None
+        try:
+            deleted = self._retention.delete_excess(journal)
+            self._size_check_bytes = self._retention.check_bytes
+        except ReservesExceedLimitError as error:
+            note = str(error)
+            self._size_check_bytes = min(2 * self._size_check_bytes, LONGEST_SIZE_CHECK_BYTES)
+        if len(deleted) < SLICE_ITEMS:
+            self._size_check_due = journal.written_bytes + self._size_check_bytes
+        return deleted, note
 
     def replace(self, error: Exception) -> Written:
         """A reader found the journal broken: set it aside if that is so."""

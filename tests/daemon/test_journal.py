@@ -398,3 +398,27 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         assert saved.faults == {"k": str(newest)}
         assert [one.cursor for one in items] == list(range(max(1, newest - 39), newest + 1))
         assert len({one.event.id for one in items}) == len(items)
+
+
+def test_a_time_after_all_that_retention_deleted_misses_nothing(tmp_path: Path) -> None:
+    keep(tmp_path, Change((item(10), item(11), item(12))))
+    deleted_at_us = time.time_ns() // 1000
+    with closing(Journal.open(tmp_path)) as opened:
+        Retention(age_s=-1).delete_aged(opened)
+        opened.commit(Change((item(13),)))
+    with journal.read_only(tmp_path) as reader:
+        since = reader.cursor_before(deleted_at_us + 3_600_000_000)
+        assert (since, reader.page(since).missed) == (13, None)
+
+
+def test_a_time_within_what_retention_deleted_misses_it(tmp_path: Path) -> None:
+    before_us = time.time_ns() // 1000
+    keep(tmp_path, Change((item(10), item(11), item(12))))
+    with closing(Journal.open(tmp_path)) as opened:
+        Retention(age_s=-1).delete_aged(opened)
+        opened.commit(Change((item(13),)))
+    with journal.read_only(tmp_path) as reader:
+        page = reader.page(reader.cursor_before(before_us))
+        assert [one.cursor for one in page.items] == [13]
+        assert page.missed is not None
+        assert page.missed.last == 12

@@ -107,7 +107,7 @@ def test_a_state_directory_of_someone_else_is_refused(tmp_path: Path) -> None:
     assert "is not writable" in done.stdout
 
 
-def test_a_read_only_disk_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_a_directory_on_a_read_only_disk_can_be_locked_but_not_made(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     done = subprocess.run(
@@ -116,9 +116,11 @@ def test_a_read_only_disk_is_refused_at_the_start(tmp_path: Path) -> None:
     if done.returncode != 0:
         pytest.skip(f"cannot mount a read-only file system: {done.stderr.strip()}")
     try:
-        for path in (disk, disk / "new"):
-            with pytest.raises(UserError) as refused:
-                make_state_dir(path)
-            assert refused.value.hint
+        with other_process(disk), pytest.raises(UserError, match=r"in use by another process$"):
+            in_loop(lambda: StateLock.acquire(disk, wait_s=0.01))
+        in_loop(lambda: StateLock.acquire(disk)).release()
+        with pytest.raises(UserError) as refused:
+            make_state_dir(disk / "new")
+        assert refused.value.hint
     finally:
         subprocess.run(["umount", str(disk)], check=True)

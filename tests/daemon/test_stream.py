@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -65,7 +66,7 @@ class Kept:
         """Retention."""
         with self.journal.transaction() as db:
             db.executemany("DELETE FROM items WHERE cursor = ?", [(cursor,) for cursor in gone])
-            self.journal.raise_deleted_through(max(gone))
+            self.journal.raise_deleted_through(max(gone), kept_ms=time.time_ns() // 1_000_000)
         self.stream.deleted(gone)
         self.stream.journal_reaches(self.journal.marks())
 

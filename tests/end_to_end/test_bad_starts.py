@@ -110,13 +110,13 @@ def test_a_corrupt_journal_is_set_aside_and_status_says_so(tmp_path: Path, kerne
     try:
         daemon.start()
         kernel_log.write(fault(79, 1))
-        [before] = wait_for(daemon.events, "the fault")
+        [before] = wait_for(lambda: daemon.events("since=0&kind=xid"), "the fault")
         daemon.stop()
         journal = daemon.state_dir / "journal.sqlite3"
         journal.write_bytes(b"this was a journal" * 1000)
         daemon.start()
         kernel_log.write(fault(48, 2), time_us=kernel_log.time_us + 60_000_000)
-        [event] = wait_for(daemon.events, "the next fault")
+        [event] = wait_for(lambda: daemon.events("since=0&kind=xid&code=48"), "the next fault")
         assert (event["code"], event["stored"]) == (48, True)
         assert event["cursor"] > before["cursor"]
         told = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)["journal"]

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,18 @@ def write_faults(log: FakeKernelLog, first_pid: int, count: int) -> None:
         log.write(text, time_us=log.time_us + 60_000_000)
 
 
-def pids(events: list[dict[str, Any]]) -> list[int]:
-    return sorted(event["process"]["pid"] for event in events)
+def faults(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of the lines written, without the incidents that they make."""
+    return [item for item in items if item["kind"] == "xid"]
+
+
+def pids(items: Sequence[dict[str, Any]]) -> list[int]:
+    """Of the faults, each of which may have come in several revisions."""
+    return sorted({fault["process"]["pid"] for fault in faults(items)})
+
+
+def kept_faults(daemon: Daemon) -> list[dict[str, Any]]:
+    return faults(everything_kept(daemon))
 
 
 def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_is_space_again(
@@ -94,7 +104,7 @@ def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_
             filler = fill(daemon.state_dir)
             write_faults(kernel_log, 2, 40)
             last = follower.wait_until(
-                lambda items: len(items) >= 41 and items[-1], "what comes on a full disk"
+                lambda items: len(pids(items)) >= 41 and items[-1], "what comes on a full disk"
             )
             assert last["stored"] is False
             told = wait_until_journal_is(daemon, "failing")
@@ -106,7 +116,8 @@ def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_
 
             filler.unlink()
             assert wait_until_journal_is(daemon, "ok")["unstored"] == 0
-            assert [item["stored"] for item in everything_kept(daemon)] == [True] * 41
+            assert all(item["stored"] for item in everything_kept(daemon))
+            assert len(kept_faults(daemon)) == 41
         daemon.kill()
         daemon.start()
         assert pids(everything_kept(daemon)) == list(range(1, 42))
@@ -132,21 +143,98 @@ def test_a_disk_that_becomes_read_only_does_not_hold_back_the_push(
             # ext4(5): as after an error of the disk, files that are open for writing included.
             command("mount", "-o", "remount,abort", str(state))
             write_faults(kernel_log, 2, 3)
-            items = follower.wait_until(lambda items: len(items) >= 4 and list(items), "what comes then")
+            items = follower.wait_until(
+                lambda items: len(pids(items)) >= 4 and list(items), "what comes then"
+            )
             assert pids(items) == [1, 2, 3, 4]
             assert items[-1]["stored"] is False
             told = wait_until_journal_is(daemon, "failing")
             assert told["reason"]
-            assert told["unstored"] == 3
+            assert told["unstored"] == len([item for item in everything_kept(daemon) if not item["stored"]])
+            assert pids([item for item in everything_kept(daemon) if not item["stored"]]) == [2, 3, 4]
             assert pids(everything_kept(daemon)) == [1, 2, 3, 4]
     finally:
         assert daemon.stop() == 0
     assert "Traceback" not in daemon.log.read_text()
 
 
-def test_a_disk_that_is_read_only_from_the_start_is_refused(tmp_path: Path, mounts: ExitStack) -> None:
+@pytest.mark.parametrize("ended", [Daemon.stop, Daemon.kill])
+def test_a_disk_that_is_read_only_from_the_start_is_read_and_does_not_hold_back_the_push(
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack, ended: Callable[[Daemon], object]
+) -> None:
+    mounted(mounts, tmp_path / "state", "-t", "tmpfs", "none")
+    # Not all fit into memory: the first ones have to be read from the read-only disk.
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path, flags=["--ring-size", "64"])
+    try:
+        daemon.start()
+        write_faults(kernel_log, 1, 100)
+        wait_for(lambda: len(kept_faults(daemon)) == 100, "the faults of the first run")
+        ended(daemon)
+        # Asked only now: the last revisions may come as late as the end.
+        told = xidwatch("tail", "--json", "--since", "0", "--state-dir", str(daemon.state_dir)).out
+        before = faults([json.loads(line) for line in told.splitlines()])
+        assert len(before) == 100
+        command("mount", "-o", "remount,ro", str(daemon.state_dir))
+        daemon.start()
+        assert "Read-only" in wait_until_journal_is(daemon, "failing")["reason"]
+        assert kept_faults(daemon) == before
+        with Follower(daemon) as follower:
+            write_faults(kernel_log, 101, 1)
+            last = follower.wait_until(
+                lambda items: 101 in pids(items) and faults(items)[-1], "what comes then"
+            )
+        assert (last["process"]["pid"], last["stored"]) == (101, False)
+        assert last["cursor"] > before[-1]["cursor"]
+        assert pids(everything_kept(daemon)) == list(range(1, 102))
+
+        command("mount", "-o", "remount,rw", str(daemon.state_dir))
+        assert wait_until_journal_is(daemon, "ok")["unstored"] == 0
+        daemon.kill()
+        daemon.start()
+        assert pids(everything_kept(daemon)) == list(range(1, 102))
+        assert kept_faults(daemon)[:100] == before
+    finally:
+        daemon.stop()
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_an_empty_disk_that_is_read_only_does_not_hold_back_the_push(
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack
+) -> None:
     mounted(mounts, tmp_path / "state", "-t", "tmpfs", "-o", "ro", "none")
-    result = xidwatch("serve", "--state-dir", str(tmp_path / "state"), "--socket", str(tmp_path / "s"))
-    assert result.code == 2
-    assert "state directory" in result.err
-    assert "Traceback" not in result.err
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path)
+    try:
+        daemon.start()
+        write_faults(kernel_log, 1, 1)
+        wait_for(lambda: pids(everything_kept(daemon)) == [1], "the fault")
+        assert "Read-only" in wait_until_journal_is(daemon, "failing")["reason"]
+    finally:
+        assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_a_reader_whose_journal_was_removed_is_told_that_it_missed_events(
+    tmp_path: Path, kernel_log: FakeKernelLog
+) -> None:
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path)
+    try:
+        daemon.start()
+        write_faults(kernel_log, 1, 2)
+        wait_for(lambda: len(kept_faults(daemon)) == 2, "the faults")
+        cursors = [item["cursor"] for item in everything_kept(daemon)]
+        daemon.stop()
+        first, last = cursors[0], cursors[-1]
+        shutil.rmtree(daemon.state_dir)
+        daemon.start()
+        page = json.loads(daemon.get(f"/events.json?since={first}")[1])
+        assert page["events"] == []
+        assert page["missed"]["first"] == first + 1
+        assert page["missed"]["last"] >= last
+        assert json.loads(daemon.get(f"/events.json?since={page['next_cursor']}")[1])["missed"] is None
+        write_faults(kernel_log, 3, 1)
+        wait_for(lambda: pids(everything_kept(daemon)) == [3], "what comes then")
+        told = xidwatch("tail", "--json", "--since", str(first), "--socket", str(daemon.socket)).out
+        missed, *items = (json.loads(line) for line in told.splitlines())
+        assert (missed, pids(items)) == ({"missed": page["missed"]}, [3])
+    finally:
+        daemon.stop()

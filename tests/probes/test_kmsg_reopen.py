@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from probes.health import ProbeHealth
-from probes.kmsg import RECORDS_A_TURN, KmsgProbe
+from probes.kmsg import ITEMS_A_TURN, RECORDS_A_TURN, KmsgProbe
 from probes.kmsg_access import OpenLog
 from probes.line import ResumePoint
 from tests.support.listening import Listener, listen
@@ -158,7 +158,7 @@ def test_a_refused_log_is_a_state_that_ends_when_it_opens(device: FakeDevice) ->
 
 
 def test_a_storm_is_read_in_turns_between_which_others_run(device: FakeDevice) -> None:
-    storm = 2 * RECORDS_A_TURN + 1
+    storm = 2 * ITEMS_A_TURN + 1
     turns: list[int] = []
 
     async def test(listener: Listener, probe: KmsgProbe) -> None:
@@ -170,8 +170,20 @@ def test_a_storm_is_read_in_turns_between_which_others_run(device: FakeDevice) -
         device.print(seq)
     listener = listen(KMSG, test, opener=device.open)
     assert [line.seq for line in listener.lines] == list(range(storm))
-    assert [len(batch.items) for batch in listener.batches] == [RECORDS_A_TURN, RECORDS_A_TURN, 1]
-    assert {0, RECORDS_A_TURN, 2 * RECORDS_A_TURN} == set(turns)
+    assert [len(batch.items) for batch in listener.batches] == [ITEMS_A_TURN, ITEMS_A_TURN, 1]
+    assert {0, ITEMS_A_TURN, 2 * ITEMS_A_TURN} == set(turns)
+
+
+def test_records_of_others_are_passed_over_in_longer_turns(device: FakeDevice) -> None:
+    noise = RECORDS_A_TURN + 1
+
+    async def test(listener: Listener, probe: KmsgProbe) -> None:
+        await listener.until(lambda: probe.health().counters["skipped"] == noise)
+
+    for seq in range(noise):
+        device.print(seq, "usb 1-1: new high-speed USB device")
+    listener = listen(KMSG, test, opener=device.open)
+    assert [batch.last_seq for batch in listener.batches] == [RECORDS_A_TURN - 1, noise - 1]
 
 
 def test_nothing_is_delivered_after_close(device: FakeDevice) -> None:
