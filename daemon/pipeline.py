@@ -10,15 +10,16 @@ as a drill where drills are allowed, and is else counted as forged; it never tea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.coalesce import Coalescer
 from daemon.decoded import Context, Fault
-from daemon.event import Event, Kind
-from daemon.fault import OpenFault
+from daemon.event import Event, Gpu, Kind
+from daemon.fault import OpenFault, Trust
 from daemon.grammar import find
 from daemon.hearing import hear
+from daemon.incidents import PREFIX, Incidents
 from daemon.knowledge import Knowledge
 from daemon.own_events import Report, gap_detail, opened_by, probe_detail, report_of_loss, report_of_probe
 from daemon.witness import Witnesses
@@ -26,16 +27,13 @@ from probes.health import ProbeHealth
 from probes.line import KernelLine, LostRecords, Origin
 from probes.procfs import ProcGpu
 
-Correlate = Callable[[Sequence[Event]], Sequence[Event]]
-"""The last step: takes what changed, gives it back together with what that means for incidents."""
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything the pipeline must find again after a restart."""
 
     faults: Mapping[str, str]
-    """Open faults by state key, each as one JSON text."""
+    """Open faults and incidents by state key, each as one JSON text."""
     context: str | None
     """Device map and driver version as one JSON text; None when nothing was saved yet."""
 
@@ -46,7 +44,7 @@ class Changes:
 
     faults: Mapping[str, str]
     dropped: frozenset[str]
-    """State keys of faults that are no longer open."""
+    """State keys of faults and incidents that are no longer open."""
     context: str | None
     """None when it did not change."""
 
@@ -63,7 +61,7 @@ class Counters:
     witnessed_again: int = 0
     """Records that a second probe had seen too."""
     state_errors: int = 0
-    """Saved open faults that could not be read back."""
+    """Saved open faults and incidents that could not be read back."""
 
 
 class Pipeline:
@@ -75,12 +73,11 @@ class Pipeline:
         node: str,
         quiet_gap_us: int = 5_000_000,
         allow_drills: bool = False,
-        correlate: Correlate = lambda changed: changed,
     ) -> None:
         self.counters = Counters()
         self._node = node
         self._allow_drills = allow_drills
-        self._correlate = correlate
+        self._incidents = Incidents(node)
         self._knowledge = Knowledge()
         self._witnesses = Witnesses()
         self._coalescer = Coalescer(quiet_gap_us, self._knowledge.allowance_of)
@@ -89,6 +86,11 @@ class Pipeline:
     def driver_version(self) -> str | None:
         """Version of the NVIDIA driver, as the log or /proc gave it last."""
         return self._knowledge.driver_version
+
+    @property
+    def gpus(self) -> Sequence[Gpu]:
+        """The GPUs of this node, as far as the log or /proc have named them."""
+        return self._knowledge.devices.gpus()
 
     def reserve_key(self, event: Event) -> str:
         """In whose name an event is kept when retention deletes others."""
@@ -110,7 +112,7 @@ class Pipeline:
             self._report(report, known, gap_detail(known.detail if known else {}, record))
         else:
             self._line(record)
-        return self._take()
+        return self._take(record.arrival_us)
 
     def learn(self, line: KernelLine) -> None:
         """Take a record whose events are already kept: only for what later ones need to know."""
@@ -123,11 +125,13 @@ class Pipeline:
     def tick(self, now_us: int) -> Sequence[Event]:
         """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""
         self._coalescer.tick(now_us)
-        return self._take()
+        return self._take(now_us)
 
     def next_deadline(self) -> int | None:
         """Arrival time at which `tick` is next needed; None when nothing is pending."""
-        return self._coalescer.next_deadline()
+        due = self._coalescer.next_deadline()
+        quiet = self._incidents.next_deadline()
+        return due if quiet is None else quiet if due is None else min(due, quiet)
 
     def probe_changed(
         self, health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int
@@ -136,27 +140,29 @@ class Pipeline:
         report = report_of_probe(health, boot_id=boot_id, at_us=at_us, wall_us=wall_us)
         known = self._coalescer.report_in(report.slot, report.at_us)
         self._report(report, known, probe_detail(health))
-        return self._take()
+        return self._take(at_us)
 
     # -- state -------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """The whole state."""
         faults = {fault.state_key: fault.dump() for fault in self._coalescer.open_faults()}
-        return Snapshot(faults, self._knowledge.dump())
+        return Snapshot(faults | self._incidents.snapshot(), self._knowledge.dump())
 
     @property
     def has_changes(self) -> bool:
         """True when `take_changes` has something to give."""
         table = self._coalescer.faults
-        return bool(table.touched or table.forgotten or self._knowledge.changed)
+        is_changed = table.touched or table.forgotten or self._knowledge.changed
+        return bool(is_changed) or self._incidents.has_changes
 
     def take_changes(self) -> Changes:
         """What of the state changed since the last call: to be written with the events it led to."""
         table = self._coalescer.faults
+        incidents, ended = self._incidents.take_changes()
         changes = Changes(
-            {key: fault.dump() for key, fault in table.touched.items()},
-            frozenset(table.forgotten),
+            {key: fault.dump() for key, fault in table.touched.items()} | incidents,
+            frozenset(table.forgotten | ended),
             self._knowledge.dump() if self._knowledge.changed else None,
         )
         table.touched.clear()
@@ -175,15 +181,28 @@ class Pipeline:
         except (ValueError, TypeError, KeyError, AttributeError):
             self.counters.state_errors += 1
         faults = []
-        for key, text in saved.faults.items():
+        incidents = {key: text for key, text in saved.faults.items() if key.startswith(PREFIX)}
+        unreadable = []
+        for key in [key for key in saved.faults if key not in incidents]:
             try:
-                faults.append(OpenFault.load(text))
+                faults.append(OpenFault.load(saved.faults[key]))
             except (ValueError, TypeError, KeyError, AttributeError):
-                self.counters.state_errors += 1
-                self._coalescer.faults.forgotten.add(key)
+                unreadable.append(key)
+        unreadable += self._incidents.restore(incidents, boot_id=boot_id, now_us=now_us)
+        self.counters.state_errors += len(unreadable)
+        self._coalescer.faults.forgotten.update(unreadable)
         self._coalescer.restore(faults, now_us)
         self._coalescer.end_all(now_us, lambda slot: slot.boot_id != boot_id)
-        return self._take()
+        return self._take(now_us)
+
+    def take_over(self, earlier: Snapshot, *, now_us: int) -> Sequence[Event]:
+        """Follow the incidents that another pipeline found in the log of the boot before, where that was
+        read only after this one began; gives back the incidents that changed.
+
+        The faults are the caller's to publish. The snapshot must come from `snapshot`, not from a disk.
+        """
+        rows = {key: text for key, text in earlier.faults.items() if key.startswith(PREFIX)}
+        return self._incidents.take_over(rows, now_us=now_us)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -209,7 +228,7 @@ class Pipeline:
             return
         if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
             self._knowledge.learn_driver(fault)
-            self._coalescer.end_all(line.arrival_us, lambda slot: not slot.drill)
+            self._coalescer.end_all(line.arrival_us, lambda slot: slot.trust is not Trust.DRILL)
         heard = hear(fault, line, self._knowledge, node=self._node, drill=drill)
         sighting.home = self._coalescer.line(heard)
 
@@ -222,10 +241,12 @@ class Pipeline:
             known.detail = detail
             self._coalescer.report_again(known, at_us=report.at_us, wall_us=report.wall_us)
 
-    def _take(self) -> Sequence[Event]:
-        published = self._coalescer.faults.published
+    def _take(self, now_us: int) -> Sequence[Event]:
+        """What is new by arrival time `now_us`, with what it means for incidents."""
+        published = self._coalescer.faults.take_published()
+        ended = self._incidents.tick(now_us)
         if not published:
-            return ()
-        changed = tuple(published)
-        published.clear()
-        return self._correlate(changed)
+            return ended
+        known_gpus = len(self._knowledge.devices.gpus())
+        faults = self._coalescer.faults
+        return (*ended, *self._incidents.take(published, faults, now_us=now_us, known_gpus=known_gpus))

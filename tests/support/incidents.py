@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from daemon.event import Event, Kind
-from daemon.incidents import Incidents
 from daemon.pipeline import Pipeline, Snapshot
 from tests.support.records import BOOT, GPU, OTHER_GPU, Heard
 
@@ -16,8 +15,8 @@ HOUR = 60 * MINUTE
 
 
 def pipeline() -> Pipeline:
-    """A pipeline whose last step is incidents; drills are allowed."""
-    return Pipeline(node="test-node", incidents=Incidents("test-node"), allow_drills=True)
+    """A pipeline that takes drills."""
+    return Pipeline(node="test-node", allow_drills=True)
 
 
 class Node(Heard):
@@ -30,6 +29,10 @@ class Node(Heard):
         self.boot = boot
         for n, gpu in enumerate(real_gpus):
             self.hear(0, f"NVRM: GPU at PCI:{gpu}: GPU-{n:08x}-2222-3333-4444-555555555555")
+
+    def kept(self, news: Iterable[Event]) -> list[Event]:
+        """Everything, incidents too."""
+        return list(news)
 
     def hear(self, at_s: float, text: str, **how: object) -> None:
         """One line, printed and read at `at_s` seconds since boot."""

@@ -1,0 +1,12 @@
+"""Incidents: events on one GPU or fabric that belong together, with a primary cause and an end.
+
+The last step of the pipeline. `Incidents` is its only entry; the rest is, in the order of reading,
+the tables (`rules`: what belongs together; `patterns`: what makes it worse; `closing`: what ends it),
+the values (`member`, `incident`, `memory`), and the public form (`report`).
+"""
+
+from __future__ import annotations
+
+from daemon.incidents.table import PREFIX, Incidents
+
+__all__ = ["PREFIX", "Incidents"]

@@ -1,0 +1,228 @@
+"""When faults that come again mean more than each of them: the table of escalations.
+
+Each row says what must come together, within which time, and what follows from it. Times are wall
+clock: most of these spans outlive a boot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemon.event import Action, Blame
+from daemon.incidents.memory import Sighting
+from daemon.incidents.outcome import Escalation
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+
+MANY_GPUS = "many_gpus"
+"""Pattern of an incident of the whole node."""
+OF_PROGRAMS = frozenset({"same_sm", "many_programs", "crash_loop"})
+"""Patterns of programs' errors: further ones on the same GPU belong to them."""
+CAME_BACK = "came_back"
+SURVIVED_REBOOT = "survived_reboot"
+WENT_ON = "went_on"
+
+GPUS_AT_ONCE = 3
+"""The same code on so many GPUs at once is no fault of one GPU; fewer if the node has fewer."""
+AT_ONCE_US = 10_000_000
+"""Kernel time: within so much of each other counts as at once."""
+PROGRAMS_US = 10 * MINUTE_S * 1_000_000
+"""Kernel time: programs' errors of one GPU this close together count as one matter."""
+CAME_BACK_US = DAY_S * 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """One row: faults at one place of one device."""
+
+    name: str
+    sorts: frozenset[str]
+    """Kinds of place that it looks at (`daemon.incidents.memory.Sighting.sort`)."""
+    within_s: int
+    why: str
+    """Half a sentence; `{place}`, `{times}`, `{processes}` and `{programs}` are filled in."""
+    source: str
+    times: int = 1
+    """Least number of times, counted once in `apart_s`."""
+    apart_s: int = 0
+    processes: int = 0
+    """Least number of distinct pids."""
+    programs: int = 0
+    """Least number of distinct process names."""
+    only_one_program: bool = False
+    share: float = 0.0
+    """Least share of this place among all places of its kind on the device."""
+    blame: Blame | None = None
+    action: Action | None = None
+    action_text: str | None = None
+
+
+PATTERNS: tuple[Pattern, ...] = (
+    Pattern(
+        "same_sm",
+        frozenset({"sm"}),
+        within_s=7 * DAY_S,
+        processes=3,
+        programs=2,
+        share=0.5,
+        why="{processes} processes of {programs} programs failed on the same {place}",
+        source="NVIDIA Xid catalogue: 13 on the same GPC and TPC points to the GPU. A small kernel always "
+        "runs on the same SM, so one program alone proves nothing (seen on an H200)",
+        blame=Blame.HARDWARE,
+        action=Action.RUN_DIAGNOSTICS,
+        action_text="Take the GPU out of use and test it (dcgmi diag -r 3): one SM fails several programs.",
+    ),
+    Pattern(
+        "same_memory",
+        frozenset({"row", "page", "address"}),
+        within_s=30 * DAY_S,
+        times=2,
+        apart_s=MINUTE_S,
+        why="the same {place} failed {times} times within 30 days",
+        source="NVIDIA GPU Memory Error Management: a remapped row is not used again after the reset",
+        blame=Blame.HARDWARE,
+        action=Action.RUN_DIAGNOSTICS,
+        action_text="Reset the GPU if it was not reset since; if the same place fails after a reset, have "
+        "the GPU replaced.",
+    ),
+    Pattern(
+        "same_link",
+        frozenset({"link"}),
+        within_s=7 * DAY_S,
+        times=2,
+        apart_s=10 * MINUTE_S,
+        why="the same NVLink ({place}) failed {times} times within 7 days",
+        source="NVIDIA Xid catalogue: 74: check the link mechanically if it repeats on the same link",
+        blame=Blame.FABRIC,
+        action=Action.CHECK_MECHANICAL,
+        action_text="Check this link at both ends; have GPU or baseboard replaced if it goes on.",
+    ),
+    Pattern(
+        "many_programs",
+        frozenset({"program"}),
+        within_s=PROGRAMS_US // 1_000_000,
+        processes=3,
+        programs=2,
+        why="{processes} processes of {programs} programs failed on this GPU within 10 minutes",
+        source="NVIDIA Xid catalogue: 13, 31: suspect the GPU if many programs fail on it",
+        blame=Blame.UNKNOWN,
+        action=Action.RUN_DIAGNOSTICS,
+        action_text="Several programs fail on this GPU: move them elsewhere; if they run there, test "
+        "this GPU (dcgmi diag -r 3).",
+    ),
+    Pattern(
+        "crash_loop",
+        frozenset({"program"}),
+        within_s=PROGRAMS_US // 1_000_000,
+        processes=3,
+        programs=1,
+        only_one_program=True,
+        why="the same program failed in {processes} processes within 10 minutes",
+        source="our judgement: a program that is restarted and fails again is at fault itself",
+        blame=Blame.APPLICATION,
+        action=Action.RESTART_APP,
+        action_text="Fix the program: a restart alone does not help (compute-sanitizer finds the access). "
+        "If it runs on another GPU, test this one.",
+    ),
+)
+"""The whole table; of several that hold for the same kind of place, the first is told."""
+
+
+def found_in(seen: Sequence[Sighting], newest: Sighting) -> Escalation | None:
+    """The pattern that the newest sighting completes, or goes on with."""
+    for pattern in PATTERNS:
+        if newest.sort in pattern.sorts:
+            found = _look(pattern, seen, newest)
+            if found is not None:
+                return found
+    return None
+
+
+def _look(pattern: Pattern, seen: Sequence[Sighting], newest: Sighting) -> Escalation | None:
+    recent = [
+        each
+        for each in seen
+        if each.sort == newest.sort and 0 <= newest.time_us - each.time_us <= pattern.within_s * 1_000_000
+    ]
+    here = [each for each in recent if each.place == newest.place]
+    processes = {each.pid for each in here if each.pid is not None}
+    programs = {each.process for each in here if each.pid is not None}
+    times = _times(here, pattern.apart_s)
+    if (
+        len(processes) < pattern.processes
+        or len(programs) < pattern.programs
+        or (pattern.only_one_program and len(programs) > 1)
+        or times < pattern.times
+        or len(here) < pattern.share * len(recent)
+    ):
+        return None
+    why = pattern.why.format(
+        place=_in_words(newest.place), times=times, processes=len(processes), programs=len(programs)
+    )
+    earlier = tuple(dict.fromkeys(each.event for each in here if each.event != newest.event))
+    return Escalation(
+        rule=pattern.name,
+        why=why,
+        time_us=newest.time_us,
+        blame=pattern.blame,
+        action=pattern.action,
+        action_text=pattern.action_text,
+        related=earlier[-MAX_RELATED:],
+    )
+
+
+MAX_RELATED = 8
+
+
+def _times(sightings: Sequence[Sighting], apart_s: int) -> int:
+    """How many times, where what is closer together than `apart_s` counts once."""
+    count, last = 0, None
+    for each in sorted(sightings, key=lambda sighting: sighting.time_us):
+        if last is None or each.time_us - last >= apart_s * 1_000_000:
+            count += 1
+            last = each.time_us
+    return count
+
+
+def _in_words(place: str) -> str:
+    sort, _, where = place.partition(" ")
+    if sort == "sm":
+        gpc, tpc, sm = where.split("/")
+        return f"SM (GPC {gpc}, TPC {tpc}, SM {sm})"
+    return f"{sort} {where}"
+
+
+def came_back(seen: Sequence[Sighting], label: str, now_us: int) -> Escalation | None:
+    """The same fault within a day of its recovery. `label` is the fault's, `now_us` its wall clock."""
+    place = f"recovered {label}"
+    earlier = [each for each in seen if each.place == place and 0 <= now_us - each.time_us <= CAME_BACK_US]
+    if not earlier:
+        return None
+    minutes = max(1, round((now_us - earlier[-1].time_us) / 60e6))
+    after = f"{minutes} min" if minutes < 2 * 60 else f"{round(minutes / 60)} h"
+    return Escalation(
+        rule=CAME_BACK,
+        why=f"it came back {after} later, although it had recovered",
+        time_us=now_us,
+        action_text="It came back after a recovery: test the GPU, and have it replaced if it fails again.",
+        related=tuple(each.event for each in earlier[-MAX_RELATED:]),
+    )
+
+
+def gpus_needed(known: int) -> int:
+    """On how many GPUs at once the same code is a matter of the node, on a node of `known` GPUs
+    (0: unknown). A node of one GPU cannot tell."""
+    return min(GPUS_AT_ONCE, known) if known > 1 else GPUS_AT_ONCE
+
+
+def at_once(label: str, gpus: int, known: int, time_us: int, blame: Blame) -> Escalation:
+    """The same code on several GPUs of the node at once."""
+    of = f"{gpus} of {known} GPUs" if known >= gpus else f"{gpus} GPUs"
+    return Escalation(
+        rule=MANY_GPUS,
+        why=f"{label} on {of} within seconds: not the fault of one GPU",
+        time_us=time_us,
+        blame=Blame.UNKNOWN if blame is Blame.HARDWARE else blame,
+        action_text="Look for what these GPUs share: one job, the driver, the fabric, power, a PCIe switch.",
+    )

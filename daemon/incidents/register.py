@@ -1,0 +1,213 @@
+"""The incidents that are followed: bounded, written down, and published when they may speak.
+
+Deadlines are arrival time. Owned by the incident table, not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from daemon.event import Event
+from daemon.incidents.closing import REBOOT_QUIET_US, end_by_silence, ends_at_us
+from daemon.incidents.incident import Incident
+from daemon.incidents.memory import Memory, Sighting
+from daemon.incidents.outcome import RECOVERIES, Closing, How
+from daemon.incidents.report import as_event
+
+REVISION_INTERVAL_US = 1_000_000
+"""Shortest time between two revisions of one incident, but for those that open or close it."""
+
+MAX_INCIDENTS = 64
+"""Incidents followed at once; beyond, the one that has been silent longest is let go."""
+
+BOOTS_KNOWN = 16
+
+PREFIX = "incidents/"
+"""How the keys of the saved rows begin."""
+_OPEN, _SEEN = f"{PREFIX}open/", f"{PREFIX}seen/"
+
+
+class Register:
+    """Incidents by id, with the revisions they still owe and the rows that are out of date."""
+
+    def __init__(self, node: str) -> None:
+        self.memory = Memory()
+        self.now_us = 0
+        """Arrival time of what is being processed."""
+        self.deadline_us: int | None = None
+        """When `end_silent` or `publish` next has something to do; None when there is nothing."""
+        self._node = node
+        self._incidents: dict[str, Incident] = {}
+        self._boots: deque[str] = deque(maxlen=BOOTS_KNOWN)
+        self._touched: set[str] = set()
+        self._forgotten: set[str] = set()
+        self._urgent: set[str] = set()
+        self._left: list[Incident] = []  # let go, and yet to say so
+
+    def __iter__(self) -> Iterator[Incident]:
+        """All that are followed, those closed a moment ago included."""
+        return iter(self._incidents.values())
+
+    def get(self, incident: str | None) -> Incident | None:
+        """The incident of this id, if it is still followed."""
+        return self._incidents.get(incident) if incident is not None else None
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def add(self, incident: Incident) -> None:
+        """Follow a new incident; where there are too many, one that is over or long silent makes room."""
+        if len(self._incidents) >= MAX_INCIDENTS:
+            oldest = min(self, key=lambda each: (each.is_open, each.heard_us))
+            if oldest.is_open:
+                why = f"more than {MAX_INCIDENTS} incidents are open: this one is not followed any more"
+                self.close(oldest, Closing(How.CROWDED_OUT, why, None))
+                self._left.append(oldest)
+            self._forget(oldest)
+        self._incidents[incident.id] = incident
+        self.note(incident, urgent=True)
+
+    def note(self, incident: Incident, *, urgent: bool = False) -> None:
+        """It has changed; `urgent` when its next revision may not wait."""
+        incident.changed = True
+        self._touched.add(incident.id)
+        if urgent:
+            self._urgent.add(incident.id)
+
+    def close(self, incident: Incident, closing: Closing) -> None:
+        """It is over; a fault that recovered is remembered for the case that it comes back."""
+        incident.close(closing, self.now_us)
+        self.note(incident, urgent=True)
+        device = incident.primary.device
+        if incident.drill or device is None or closing.how not in RECOVERIES - {How.QUIET}:
+            return
+        place = f"recovered {incident.primary.label}"
+        self.memory.note(device, Sighting(place, closing.time_us or incident.last_time_us, incident.id))
+
+    def note_boot(self, boot_id: str) -> None:
+        """With the first word of another boot, what was open waits to see whether the reboot cured it."""
+        if boot_id in self._boots:
+            return
+        self._boots.append(boot_id)
+        for incident in list(self):
+            if boot_id in (incident.boot_id, incident.quiet_in):
+                continue
+            if incident.is_open:
+                self._wait_for_quiet(incident, boot_id)
+            else:
+                self._forget(incident)
+
+    def _wait_for_quiet(self, incident: Incident, boot_id: str) -> None:
+        incident.wait_for_quiet(boot_id, self.now_us + REBOOT_QUIET_US)
+        self.note(incident)
+
+    def end_silent(self) -> None:
+        """Close what silence has ended, and forget what is over."""
+        for incident in list(self):
+            if self.now_us < ends_at_us(incident):
+                continue
+            if incident.is_open:
+                how, why = end_by_silence(incident)
+                self.close(incident, Closing(how, why, None))
+            else:
+                self._forget(incident)
+
+    def _forget(self, incident: Incident) -> None:
+        del self._incidents[incident.id]
+        self._touched.discard(incident.id)
+        self._forgotten.add(incident.id)
+
+    # -- going out ---------------------------------------------------------------------------
+
+    def publish(self) -> list[Event]:
+        """The next revisions of the incidents that have news and may speak."""
+        news = [self._next_revision(incident) for incident in self._left]
+        self._left.clear()
+        for incident in self:
+            if incident.changed and (incident.id in self._urgent or _due_us(incident) <= self.now_us):
+                news.append(self._next_revision(incident))
+                self._touched.add(incident.id)
+        self._urgent.clear()
+        self._set_deadline()
+        return news
+
+    def _next_revision(self, incident: Incident) -> Event:
+        event = as_event(incident, self._node)
+        incident.revision = event.revision
+        incident.changed = False
+        incident.published_us = self.now_us
+        return event
+
+    def _set_deadline(self) -> None:
+        times = [ends_at_us(incident) for incident in self]
+        times += [_due_us(incident) for incident in self if incident.changed]
+        self.deadline_us = min(times, default=None)
+
+    # -- saved state ---------------------------------------------------------------------------
+
+    @property
+    def has_changes(self) -> bool:
+        """True when `take_changes` has something to give."""
+        return bool(self._touched or self._forgotten or self.memory.touched or self.memory.forgotten)
+
+    def take_changes(self) -> tuple[dict[str, str], set[str]]:
+        """Rows to write and keys to delete since the last call."""
+        rows = {_OPEN + key: self._incidents[key].dump() for key in self._touched}
+        rows |= {_SEEN + device: self.memory.dump(device) for device in self.memory.touched}
+        dropped = {_OPEN + key for key in self._forgotten} | {_SEEN + key for key in self.memory.forgotten}
+        for changes in (self._touched, self._forgotten, self.memory.touched, self.memory.forgotten):
+            changes.clear()
+        return rows, dropped
+
+    def snapshot(self) -> dict[str, str]:
+        """All rows."""
+        rows = {_OPEN + key: incident.dump() for key, incident in self._incidents.items()}
+        return rows | {_SEEN + device: self.memory.dump(device) for device in self.memory}
+
+    def restore(self, rows: Mapping[str, str], *, boot_id: str, now_us: int) -> list[str]:
+        """Take up an earlier process's rows; gives back the keys of those that cannot be read."""
+        self.now_us = now_us
+        bad = []
+        for key, text in rows.items():
+            try:
+                self._load(key, text)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                bad.append(key)
+        for incident in self:
+            for known in (incident.boot_id, incident.quiet_in):
+                if known is not None and known not in (boot_id, *self._boots):
+                    self._boots.append(known)
+        self.note_boot(boot_id)
+        self._set_deadline()
+        return bad
+
+    def take_over(self, rows: Mapping[str, str]) -> None:
+        """Follow the open incidents of a boot that is over, as a pipeline of its own found them.
+
+        One that is followed already gets what is new of it; what was remembered besides is not taken.
+        """
+        for key, text in rows.items():
+            if not key.startswith(_OPEN):
+                continue
+            found = Incident.load(text)
+            known = self.get(found.id)
+            if not found.is_open or (known is not None and not known.is_open):
+                continue
+            if known is None:
+                self.add(found)
+            else:
+                for member in found.members:
+                    known.take(member)
+                self.note(known)
+            self._wait_for_quiet(known or found, self._boots[-1])
+
+    def _load(self, key: str, text: str) -> None:
+        if key.startswith(_OPEN):
+            incident = Incident.load(text)
+            self._incidents[incident.id] = incident
+        else:
+            self.memory.load(key.removeprefix(_SEEN), text)
+
+
+def _due_us(incident: Incident) -> int:
+    return incident.published_us + REVISION_INTERVAL_US if incident.revision else 0
