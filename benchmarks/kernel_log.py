@@ -13,7 +13,7 @@ from benchmarks.figure import Unavailable
 from daemon.decoded import Fault, Part
 from daemon.grammar import find
 from probes.errors import UserError
-from xidwatch.drill import compose
+from xidwatch.drill import Drill, compose
 
 KMSG = Path("/dev/kmsg")
 _RATE_LIMIT = Path("/proc/sys/kernel/printk_devkmsg")
@@ -24,9 +24,7 @@ _CANDIDATES = (31, 32, 38, 43, 45, 48, 56, 57, 58, 61, 62, 63, 64, 68, 69, 74, 8
 def drill_line(code: int, pid: int) -> str:
     """A drill's line, as `xidwatch drill` writes it, of one process."""
     try:
-        return compose(
-            str(code), sxid=False, exact=False, pci=None, pid=pid, name="bench", text="Ch 00000008"
-        )
+        return compose(Drill(str(code), pid=pid, name="bench", text="Ch 00000008"))
     except UserError as error:
         raise Unavailable(error.message) from error
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import paths
+from daemon.paths import path
 from daemon.settings import (
     ENV_PREFIX,
     METADATA,
@@ -25,7 +26,6 @@ from daemon.settings import (
     at_least,
     choice,
     did_you_mean,
-    path,
     setting,
     socket_path,
     switch,
@@ -246,7 +246,7 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None
             chosen[field_name] = _parse(each, environ[each.variable], each.variable)
         elif name in written:
             chosen[field_name] = _parse(each, written[name], f"{name} in {file}")
-    return dataclasses.replace(Config(), **chosen)
+    return Config(**chosen)
 
 
 def _parse(each: Setting, text: str, source: str) -> object:

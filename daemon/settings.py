@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from daemon.paths import path
 from probes.errors import UserError
 
 T = TypeVar("T")
@@ -113,13 +114,6 @@ def switch(text: str) -> bool:
         case "false" | "no" | "off" | "0":
             return False
     raise UserError(f"{text!r} is not one of true, false")
-
-
-def path(text: str) -> Path:
-    """An absolute path; `~` is the home directory, symbolic links stay."""
-    if not text or "\0" in text:
-        raise UserError(f"{text!r} is not a path")
-    return Path(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 (pathlib would resolve links)
 
 
 def socket_path(text: str) -> Path:

@@ -65,7 +65,9 @@ class StatusReport:
         intake: Intake,
         store: Store,
         health: Callable[[], Sequence[ProbeHealth]],
+        clients: Callable[[], Mapping[str, int]],
     ) -> None:
+        """`clients` counts who is connected, by transport."""
         self._config = config
         self._version = version
         self._address = address
@@ -75,6 +77,7 @@ class StatusReport:
         self._intake = intake
         self._store = store
         self._health = health
+        self._clients = clients
         self._started_us = clock.wall_us()
         self._started_monotonic_us = clock.monotonic_us()
 
@@ -101,6 +104,7 @@ class StatusReport:
             },
             "newest_cursor": stream.newest,
             "oldest_cursor": stream.oldest,
+            "clients": dict(self._clients()),
             "counters": {
                 **dataclasses.asdict(pipeline.counters),
                 "unattached": pipeline.unattached,

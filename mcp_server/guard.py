@@ -7,8 +7,8 @@
 * **Origin**, where a browser sends one, must be this daemon itself or a page served from
   loopback. 403 otherwise.
 * `/healthz`, `/readyz` and `/metrics` are open: kubelet and Prometheus ask by pod address.
-* A body declared larger than 1 MiB is refused with 413. Only /mcp reads bodies, and the MCP SDK
-  enforces the same limit on one that does not declare its length.
+* A body declared larger than 1 MiB is refused with 413. Only /mcp and /messages/ read bodies, and
+  enforce the same limit on one that does not declare its length.
 * Every answer carries a Date and headers that keep browsers from sniffing, framing or caching it.
   uvicorn refreshes its own Date header from a timer, which would wake an idle daemon.
 """
@@ -30,6 +30,9 @@ from mcp_server.replies import refusal
 from probes.errors import UserError
 
 BODY_LIMIT: Final = 1024 * 1024
+SWALLOWED: Final = 16 * 1024 * 1024
+"""A body that is refused is still read up to this size: a client that is cut off in the middle of
+sending does not see why."""
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -45,6 +48,17 @@ class Hosts:
     def __init__(self, listen_host: str, allowed: Iterable[str] = ()) -> None:
         self._names = {name.lower().rstrip(".") for name in ("localhost", listen_host, *allowed)}
         self._any_address = not _is_loopback(listen_host.lower())
+
+    @property
+    def hint(self) -> str:
+        """Which names these are, and what makes another one of them."""
+        address = "an IP address" if self._any_address else "a loopback address"
+        names = sorted(name for name in self._names if name != "localhost" and _address(name) is None)
+        *others, last = ["localhost", address, *names]
+        return (
+            f"address it as {', '.join(others)} or {last}; of other names it takes only the node's "
+            "(--node-name) and the one it listens on (--listen NAME:PORT)"
+        )
 
     def names_us(self, authority: str) -> bool:
         """Whether `host`, `host:port`, `[v6]` or `[v6]:port` is one of them."""
@@ -93,14 +107,15 @@ class Guard:
             await self._app(scope, receive, stamped)
         else:
             error, status = refused
+            if status == 413:
+                await _swallow(receive)
             await refusal(error, status)(scope, receive, stamped)
 
     def _refused(self, path: str, headers: Headers) -> tuple[UserError, int] | None:
         if path not in OPEN_PATHS:
             host, origin = headers.get("host", ""), headers.get("origin")
             if not self._hosts.names_us(host):
-                hint = "address the daemon as localhost, by its IP address or by the name it listens on"
-                return UserError(f"host {quoted(host)} is not this daemon", hint=hint), 421
+                return UserError(f"host {quoted(host)} is not this daemon", hint=self._hosts.hint), 421
             if origin is not None and not self._hosts.trusts(origin, host):
                 hint = "only pages from this daemon or from localhost may"
                 return UserError(f"pages from {quoted(origin)} may not read this daemon", hint=hint), 403
@@ -108,6 +123,15 @@ class Guard:
         if length.isdigit() and int(length[:20]) > self._body_limit:
             return UserError("request body too large", hint=f"at most {self._body_limit} bytes"), 413
         return None
+
+
+async def _swallow(receive: Receive) -> None:
+    left = SWALLOWED
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

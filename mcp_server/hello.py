@@ -14,7 +14,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from daemon.filter import EventFilter
 from daemon.page import clamp_limit
-from mcp_server.query import quoted
 from mcp_server.sentences import validation_sentence
 from probes.errors import UserError
 
@@ -26,6 +25,13 @@ class Era(StrEnum):
     """Both: the client's first request decides."""
     LEGACY = "legacy"
     """Only the handshake of 2025 and before, for hosts that probe and then shake hands."""
+
+
+class Channel(StrEnum):
+    """A host's own way of putting a push before the model."""
+
+    CLAUDE = "claude"
+    """Claude Code's channels: `notifications/claude/channel`."""
 
 
 def _as_texts(value: object) -> object:
@@ -46,8 +52,8 @@ class WantMcp(_Want):
 
     want: Literal["mcp"] = "mcp"
     era: Era = Era.AUTO
-    channel: None = None
-    """Reserved: how events are pushed to hosts that take channels."""
+    channel: Channel | None = None
+    """How events are pushed beside the protocol's own ways; None: not at all."""
 
 
 class WantEvents(_Want):
@@ -56,6 +62,9 @@ class WantEvents(_Want):
     want: Literal["events"]
     since: Annotated[int, Field(ge=0, lt=10**19, strict=True)] | None = None
     """Only items beyond this cursor; None = the newest `limit`, or with `follow` only what is new."""
+    since_time_us: Annotated[int, Field(ge=1, lt=2**63, strict=True)] | None = None
+    """In place of `since`: only items written at this time or later, µs since the Unix epoch. An event that
+    was learned late may have happened before."""
     follow: bool = False
     """Go on with what is new instead of ending at what is newest now."""
     limit: Annotated[int, Field(strict=True)] | None = None
@@ -64,6 +73,11 @@ class WantEvents(_Want):
     code: Texts = Field(default_factory=list)
     kind: Texts = Field(default_factory=list)
     gpu: Texts = Field(default_factory=list)
+
+    def check(self) -> None:
+        """Raises UserError when it asks to begin in two places."""
+        if self.since is not None and self.since_time_us is not None:
+            raise UserError("since and since_time_us exclude each other", hint="give one of them")
 
     def filter(self) -> EventFilter:
         """The filter asked for. Raises UserError."""
@@ -96,11 +110,6 @@ def parse_hello(line: bytes) -> Want | None:
     if not isinstance(data, dict) or set(data) != {"xidwatch"}:
         raise UserError("the first line is neither a hello nor an MCP message", hint=_HINT)
     hello = data["xidwatch"]
-    if isinstance(hello, dict) and hello.get("channel") is not None:
-        raise UserError(
-            f"channel {quoted(str(hello['channel']))} is not available in this version",
-            hint='leave "channel" out; wait_for_xid reaches every host',
-        )
     if isinstance(hello, dict):
         hello = {"want": "mcp", **hello}
     try:

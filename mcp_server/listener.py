@@ -7,6 +7,8 @@
 * **Nothing outlives a second.** `on_stop` closes the event stream, which ends every reader, every
   waiting tool and (in `app`) every MCP session; connections that are still open after 0.6 s,
   because their client does not read, are cut.
+* **Half a request is not waited for.** uvicorn would for ever; here a request has to be complete
+  within 30 s of the connection or of its first byte.
 * **A stalled client is cut.** Nothing above TCP bounds a write to a client that stopped reading,
   so the kernel does: accepted sockets inherit TCP_USER_TIMEOUT (5 s) from the listening one.
 """
@@ -25,9 +27,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from daemon.config import Address
 from mcp_server.sse_watcher import no_watcher
 from probes.errors import UserError
 
@@ -36,10 +41,16 @@ log = logging.getLogger(__name__)
 STALLED_CLIENT_MS: Final = 5_000
 CUT_AFTER_S: Final = 0.6
 """How long a connection may take to end by itself once the server stops."""
+REQUEST_S: Final = 30.0
+"""How long a request may take to arrive, body included."""
 MAX_CONNECTIONS: Final = 8_192
 """Beyond this a request is answered with 503."""
 OPEN_FILES: Final = 16_384
 """Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
+
+GC_THRESHOLDS: Final = (10_000, 20, 100)
+"""With Python's own (700, 10, 10) a full collection falls into the service every few seconds, and with
+1,000 subscribers it takes 0.2 s, in which no event goes out. What has to be collected dies young."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -50,7 +61,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
     except OSError as error:
         raise UserError(
-            f"cannot listen on {host}: {error.strerror}", hint="give --listen as ADDRESS:PORT"
+            f"cannot listen on {Address(host, port)}: {error.strerror}", hint="give --listen as ADDRESS:PORT"
         ) from error
     bound = socket.socket(family, kind, protocol)
     try:
@@ -73,7 +84,37 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
         errno.EACCES: "ports below 1024 need root: choose another with --listen",
         errno.EADDRNOTAVAIL: "this machine has no such address: see `ip addr`",
     }.get(error.errno or 0, "choose another with --listen")
-    return UserError(f"cannot listen on {host}:{port}: {error.strerror}", hint=hint)
+    return UserError(f"cannot listen on {Address(host, port)}: {error.strerror}", hint=hint)
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's connection, with a bound on how long a request may take to arrive."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Begin to count while a request is incomplete. (Between requests uvicorn itself counts.)"""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._unwatch()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Listener(uvicorn.Server):
@@ -84,7 +125,7 @@ class Listener(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=_Protocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -109,6 +150,7 @@ class Listener(uvicorn.Server):
         # longer cost a tool call tens of milliseconds when a full collection falls into it.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         with no_watcher():
             await self.serve(sockets=[self._bound])
 

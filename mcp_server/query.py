@@ -2,7 +2,7 @@
 
 `since` is a cursor and exclusive; `limit` is clamped to 1 … 1000; `severity` means at least;
 `code`, `kind` and `gpu` may be repeated or hold commas. A name that is none of these is an
-error: a filter with a typo would otherwise let everything through.
+error: a filter with a typo would otherwise let everything through. An empty value counts as not given.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parse(params: Params, *, extra: Sequence[str] = ()) -> Query:
     if len(severity) > 1:
         raise UserError("severity is given twice", hint="it means at least: name the mildest one you want")
     since = [value for value in params.getlist("since") if value]
-    limit = params.getlist("limit")
+    limit = [value for value in params.getlist("limit") if value]
     return Query(
         since=parse_cursor(since[-1]) if since else None,
         limit=parse_limit(limit[-1]) if limit else DEFAULT_LIMIT,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from daemon.event import Gpu
 from daemon.stream import EventStream
 from probes.health import ProbeHealth
 
@@ -21,6 +22,8 @@ class Transport(StrEnum):
     """A reader of /events."""
     MCP = "mcp"
     """An open /mcp request: a call being answered or a stream held open."""
+    SSE = "sse"
+    """A session of the older HTTP+SSE transport: a stream of /sse."""
     SOCKET = "socket"
     """A connection on the unix socket."""
 
@@ -43,6 +46,10 @@ class Clients:
     def counts(self) -> Mapping[Transport, int]:
         """Clients by transport, at this moment; every transport is a key."""
         return dict(self._open)
+
+    def by_name(self) -> Mapping[str, int]:
+        """The same for JSON."""
+        return {transport.value: count for transport, count in self._open.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,16 @@ class Services:
     """The JSON object of `xidwatch status`."""
     health: Callable[[], Sequence[ProbeHealth]]
     counters: Callable[[], Counters] = Counters
+    gpus: Callable[[], Sequence[Gpu]] = tuple
+    """GPUs that the log or /proc have named, whether or not they ever had an event."""
     allowed_hosts: frozenset[str] = frozenset()
     """Further host names under which the daemon may be addressed, without port."""
     clients: Clients = field(default_factory=Clients)
+    note: str | None = None
+    """What assistants have to know about this process before they trust it, for the instructions; None:
+    nothing out of the ordinary."""
+
+    def driver_version(self) -> str | None:
+        """Version of the NVIDIA driver of this node; None when it is not known."""
+        version = self.status().get("driver_version")
+        return version if isinstance(version, str) else None

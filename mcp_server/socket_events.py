@@ -22,6 +22,10 @@ async def send_events(
 
     Raises UserError for a filter or cursor that makes no sense.
     """
+    want.check()
+    if want.since_time_us is not None:
+        since = await stream.cursor_before(want.since_time_us)
+        want = want.model_copy(update={"since": since, "since_time_us": None})
     if not want.follow:
         await _send_kept(stream, want, writer)
         return

@@ -7,8 +7,9 @@ The first line says what the client wants (`hello`). Every answer to a hello is 
 * `status`: one line.
 * an error: `{"error": sentence, "hint": sentence}`, then the connection ends.
 
-A client that stops reading is not cut off (a pager may hold `tail --follow` for hours): it holds a
-cursor and one buffer.
+The first line has to come within `FIRST_LINE_S`; after it a client may be silent. A client that
+stops reading is not cut off (a pager may hold `tail --follow` for hours): it holds a cursor and one
+buffer.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
 from mcp_server import socket_file
-from mcp_server.hello import WantEvents, WantMcp, WantStatus, parse_hello
+from mcp_server.hello import Channel, WantEvents, WantMcp, WantStatus, parse_hello
+from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.replies import error_json
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
@@ -32,22 +34,33 @@ from probes.errors import UserError
 
 log = logging.getLogger(__name__)
 
-LINE_LIMIT: Final = 1024 * 1024
+MAX_CONNECTIONS: Final = 512
+"""Beyond this a connection is answered with an error line."""
+FIRST_LINE_S: Final = 10.0
+"""A client that has not said by then what it wants is let go."""
+BUFFER_BYTES: Final = 64 * 1024
+"""What asyncio reads ahead of a conversation that is busy, half of it."""
 LAST_WORDS_S: Final = 0.1
 """How long a connection may take to end by itself once the server stops."""
 
+Servers = Callable[[Channel | None], McpServer]
+"""The MCP server for sessions that want this channel."""
+
 
 @contextlib.asynccontextmanager
-async def unix_socket(path: Path, services: Services, server: McpServer) -> AsyncIterator[None]:
+async def unix_socket(path: Path, services: Services, servers: Servers) -> AsyncIterator[Callable[[], None]]:
     """Serve on `path` while the block runs; then end every connection and remove the file.
+
+    Gives a function that lets nobody new in from then on: a server that stops calls it before it closes
+    the stream, so that a follower that is let go does not come straight back.
 
     Raises UserError when a live server has the path, or it cannot be had.
     """
     file = socket_file.bind(path)
-    clients = _Clients(services, server)
-    listening = await asyncio.start_unix_server(clients.serve, sock=file.bound, limit=LINE_LIMIT)
+    clients = _Clients(services, servers)
+    listening = await asyncio.start_unix_server(clients.serve, sock=file.bound, limit=BUFFER_BYTES)
     try:
-        yield
+        yield listening.close
     finally:
         listening.close()
         await clients.end()
@@ -57,19 +70,22 @@ async def unix_socket(path: Path, services: Services, server: McpServer) -> Asyn
 class _Clients:
     """The open connections. Belongs to the event loop."""
 
-    def __init__(self, services: Services, server: McpServer) -> None:
+    def __init__(self, services: Services, servers: Servers) -> None:
         self._services = services
-        self._server = server
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._servers = servers
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its first line to its end."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._open[task] = writer
         try:
-            with self._services.clients.present(Transport.SOCKET):
-                await self._converse(reader, writer)
+            if len(self._open) > MAX_CONNECTIONS:
+                await _send(writer, error_json(_too_many()))
+            else:
+                with self._services.clients.present(Transport.SOCKET):
+                    await self._converse(reader, writer)
             writer.close()
             await writer.wait_closed()
         except OSError:
@@ -81,22 +97,25 @@ class _Clients:
         except Exception:  # the boundary: a bug in one conversation must not reach the others
             log.exception("a conversation on the unix socket failed")
         finally:
-            self._tasks.discard(task)
+            del self._open[task]
             writer.transport.abort()
 
     async def end(self) -> None:
         """Let every conversation come to its end, then cut off what is still open."""
-        if not self._tasks:
+        if not self._open:
             return
-        _, late = await asyncio.wait(self._tasks, timeout=LAST_WORDS_S)
+        _, late = await asyncio.wait(self._open, timeout=LAST_WORDS_S)
         for task in late:
+            # Whoever is waiting for room in a buffer that nobody reads learns now that it is in vain.
+            self._open[task].transport.abort()
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = LineReader(reader)
         try:
-            first = await _first_line(reader)
-            if first is None:
+            first = await _first_line(lines)
+            if not first:
                 return
             want = parse_hello(first)
             match want:
@@ -105,22 +124,29 @@ class _Clients:
                 case WantStatus():
                     await _send(writer, json.dumps(self._services.status()))
                 case WantMcp():
-                    await serve_mcp(self._server, reader, writer, era=want.era)
+                    await serve_mcp(self._servers(want.channel), lines, writer, era=want.era)
                 case None:
-                    await serve_mcp(self._server, reader, writer, first=first)
+                    await serve_mcp(self._servers(None), lines, writer, first=first)
         except UserError as error:
             await _send(writer, error_json(error))
 
 
-async def _first_line(reader: asyncio.StreamReader) -> bytes | None:
-    """The first line; None when the client left without one. Raises UserError when it has no end."""
+async def _first_line(lines: LineReader) -> bytes:
+    """The first line; empty when the client left without one. Raises UserError when none comes."""
     try:
-        line = await reader.readline()
-    except ValueError:
+        return await lines.next(FIRST_LINE_S)
+    except LineTooLongError:
         raise UserError("the first line is too long", hint=f"at most {LINE_LIMIT} bytes") from None
-    return line or None
+    except LineTooSlowError:
+        raise UserError("no first line came", hint="say at once what you want; then take your time") from None
 
 
 async def _send(writer: asyncio.StreamWriter, line: str) -> None:
     writer.write(line.encode() + b"\n")
     await writer.drain()
+
+
+def _too_many() -> UserError:
+    return UserError(
+        "too many connections on this socket", hint=f"at most {MAX_CONNECTIONS}: end some, or try again later"
+    )

@@ -24,8 +24,6 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 _NOT_YET = {
-    "stdio": "give the client the address of the running daemon: http://127.0.0.1:8080/mcp",
-    "replay": "`xidwatch decode < FILE` decodes a saved log line by line",
     "release-driver": "nothing in this version holds the driver",
 }
 """Commands of later versions, and what to do instead."""
@@ -71,7 +69,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise UserError(f"this version has no `xidwatch {name}` yet", hint=_NOT_YET[name])
     if name is not None and name not in COMMANDS:
         raise _unknown_command(name)
-    options = build_parser(name).parse_args(arguments)
+    options, unknown = build_parser(name).parse_known_args(arguments)
+    if unknown:
+        # Told here, because argparse would point to the help of `xidwatch` itself.
+        raise UserError(
+            f"unrecognized arguments: {' '.join(unknown)}",
+            hint=f"`xidwatch {options.command} --help` says what it takes",
+        )
     return COMMANDS[options.command].run(options)
 
 

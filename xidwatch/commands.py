@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -54,7 +55,7 @@ def _settings_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _config(options: argparse.Namespace) -> Config:
     from daemon.config import SETTINGS, load
-    from daemon.settings import path
+    from daemon.paths import path
 
     names = {setting.name for setting in SETTINGS}
     given = {name: text for name, text in vars(options).items() if name in names}
@@ -76,12 +77,14 @@ def _client_path(options: argparse.Namespace, name: str) -> Path | None:
     text = getattr(options, name) or os.environ.get(f"XIDWATCH_{name.upper()}")
     if not text:
         return None
-    from daemon.settings import path
+    from daemon.paths import path
 
     return path(text)
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # The imports take a second or two, in which there is nothing yet to close.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
     config = _config(options)  # a mistyped flag is told before a second of imports
     from xidwatch import serve
 
@@ -142,6 +145,27 @@ def _status(options: argparse.Namespace) -> int:
     return status.run(_client_path(options, "socket"), as_json=options.json)
 
 
+def _stdio_arguments(parser: argparse.ArgumentParser) -> None:
+    _socket_argument(parser)
+    parser.add_argument(
+        "--era",
+        choices=("auto", "legacy"),
+        default="auto",
+        help="legacy: only the MCP handshake of 2025 and before, for hosts that stumble over both",
+    )
+    parser.add_argument(
+        "--channel",
+        choices=("claude",),
+        help="also push events the host's own way: claude = Claude Code channels",
+    )
+
+
+def _stdio(options: argparse.Namespace) -> int:
+    from xidwatch import stdio
+
+    return stdio.run(_client_path(options, "socket"), era=options.era, channel=options.channel)
+
+
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
     _settings_arguments(parser)
     _json_argument(parser)
@@ -161,6 +185,11 @@ def _explain_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="CODE|LINE", nargs="+", help="79, sxid 20034, or a line of the kernel log"
     )
+    parser.add_argument(
+        "--driver",
+        metavar="VERSION",
+        help="meanings of this driver, such as 535.161.08 (default: the current ones)",
+    )
     _json_argument(parser)
 
 
@@ -168,13 +197,64 @@ def _explain(options: argparse.Namespace) -> int:
     from xidwatch import explain
 
     colour = for_stream(sys.stdout).enabled
-    return explain.run(" ".join(options.what), as_json=options.json, out=sys.stdout, colour=colour)
+    return explain.run(
+        " ".join(options.what), as_json=options.json, out=sys.stdout, colour=colour, driver=options.driver
+    )
 
 
 def _decode(options: argparse.Namespace) -> int:
     from xidwatch import decode
 
     return decode.run(sys.stdin.buffer, sys.stdout)
+
+
+def _replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="dmesg, journal, syslog, kmsg or pstore text, also compressed or in a tar; - is standard input",
+    )
+    for name, metavar, text in (
+        ("format", "FORM", "text, json, markdown or html (default: by the name of --output, else text)"),
+        ("output", "FILE", "write the report there"),
+        ("since", "WHEN", "only what happened from then on: a time, or how long ago (7d)"),
+        ("until", "WHEN", "only what happened up to then"),
+        ("timezone", "ZONE", "zone of times that name none, e.g. Europe/Berlin (default: this machine's)"),
+        ("utc-offset", "OFFSET", "the same as an offset: +02:00, or --utc-offset=-07:00"),
+        ("year", "YEAR", "year of the first time without one (default: the latest possible)"),
+        ("node-name", "NAME", "node that the events are from"),
+    ):
+        parser.add_argument(f"--{name}", metavar=metavar, help=text)
+    parser.add_argument("--allow-drills", action="store_true", help="show test lines, marked as drills")
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from xidwatch import replay
+
+    return replay.run(
+        replay.Options(
+            files=options.files,
+            format=options.format,
+            output=_path(options.output),
+            since=options.since,
+            until=options.until,
+            utc_offset=options.utc_offset,
+            timezone=options.timezone,
+            year=options.year,
+            node=options.node_name,
+            allow_drills=options.allow_drills,
+        ),
+        sys.stdout,
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    from daemon.paths import path
+
+    return path(text)
 
 
 def _drill_arguments(parser: argparse.ArgumentParser) -> None:
@@ -194,10 +274,10 @@ def _drill_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _drill(options: argparse.Namespace) -> int:
-    from daemon.settings import path
+    from daemon.paths import path
     from xidwatch import drill
 
-    return drill.run(
+    wanted = drill.Drill(
         options.code,
         sxid=options.sxid,
         exact=options.exact,
@@ -205,11 +285,8 @@ def _drill(options: argparse.Namespace) -> int:
         pid=options.pid,
         name=options.name,
         text=options.text,
-        out=sys.stdout,
-        err=sys.stderr,
-        as_json=options.json,
-        kmsg=path(options.kmsg),
     )
+    return drill.run(wanted, out=sys.stdout, err=sys.stderr, as_json=options.json, kmsg=path(options.kmsg))
 
 
 def _version(options: argparse.Namespace) -> int:
@@ -220,6 +297,12 @@ def _version(options: argparse.Namespace) -> int:
 
 COMMANDS = {
     "serve": Command("run the daemon", _settings_arguments, _serve, "xidwatch serve --allow-drills"),
+    "stdio": Command(
+        "speak MCP on stdin and stdout: what an AI assistant starts",
+        _stdio_arguments,
+        _stdio,
+        "claude mcp add xidwatch -- xidwatch stdio",
+    ),
     "tail": Command("print events, newest last", _tail_arguments, _tail, "xidwatch tail --since 1h --follow"),
     "status": Command("say what the daemon hears, keeps and serves", _status_arguments, _status),
     "doctor": Command(
@@ -239,6 +322,12 @@ COMMANDS = {
         _decode_arguments,
         _decode,
         "dmesg | xidwatch decode",
+    ),
+    "replay": Command(
+        "read saved logs as if they were heard live, and report on them",
+        _replay_arguments,
+        _replay,
+        "xidwatch replay /var/log/messages --output report.html",
     ),
     "drill": Command(
         "write a test line into the kernel log, to see an alarm arrive",

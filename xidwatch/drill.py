@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -51,23 +52,29 @@ _TEXTS = {
 """What the driver prints after code and process, from real lines."""
 
 
-def run(
-    code: str,
-    *,
-    sxid: bool,
-    exact: bool,
-    pci: str | None,
-    pid: int | None,
-    name: str | None,
-    text: str | None,
-    out: TextIO,
-    err: TextIO,
-    as_json: bool = False,
-    kmsg: Path = DEFAULT_PATH,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """What the line is to say."""
+
+    code: str
+    """As typed: an NVSwitch code is one from 10,000 on, or any with `sxid`."""
+    sxid: bool = False
+    exact: bool = False
+    """The driver's own form, which other monitors take for real."""
+    pci: str | None = None
+    """Device it names, in any spelling; None: 0000:00:00.0, where no GPU is."""
+    pid: int | None = None
+    """Process it names; None: this one."""
+    name: str | None = None
+    """Name of that process; None: xidwatch."""
+    text: str | None = None
+    """What follows code and process; None: what the driver prints for the code."""
+
+
+def run(drill: Drill, *, out: TextIO, err: TextIO, as_json: bool = False, kmsg: Path = DEFAULT_PATH) -> int:
     """Write the line and say so on `out`; 0. Raises UserError for bad input and where it is not permitted."""
-    line = compose(code, sxid=sxid, exact=exact, pci=pci, pid=pid, name=name, text=text)
-    if exact:
+    line = compose(drill)
+    if drill.exact:
         print(
             "warning: other monitors on this node will take this line for a real fault",
             file=err,
@@ -75,40 +82,26 @@ def run(
         )
     write(kmsg, line)
     if as_json:
-        print(json.dumps({"path": str(kmsg), "line": line, "exact": exact}), file=out)
+        print(json.dumps({"path": str(kmsg), "line": line, "exact": drill.exact}), file=out)
     else:
         print(f"written to {kmsg}: {line}", file=out)
         print("a daemon shows it when it runs with --allow-drills; see it with: xidwatch tail", file=out)
     return 0
 
 
-def compose(
-    code: str,
-    *,
-    sxid: bool,
-    exact: bool,
-    pci: str | None,
-    pid: int | None,
-    name: str | None,
-    text: str | None,
-) -> str:
-    """The line to write, without its newline. Raises UserError.
-
-    An NVSwitch code is one from 10,000 on, or any with `sxid`. Without `pci` the line names
-    0000:00:00.0, where no GPU is; without `pid` this process.
-    """
-    number = _number(code)
-    device = _device(pci)
-    is_switch = sxid or number >= _LOWEST_SXID
-    message = _one_line("text", text) if text is not None else _TEXTS.get(number, "drill")
+def compose(drill: Drill) -> str:
+    """The line to write, without its newline. Raises UserError."""
+    number = _number(drill.code)
+    device = _device(drill.pci)
+    is_switch = drill.sxid or number >= _LOWEST_SXID
+    message = _one_line("text", drill.text) if drill.text is not None else _TEXTS.get(number, "drill")
     if is_switch:
-        marker = "nvidia-nvswitch0: SXid" if exact else "xidwatch-drill: sxid"
+        marker = "nvidia-nvswitch0: SXid" if drill.exact else "xidwatch-drill: sxid"
         line = f"{marker} (PCI:{device}): {number:05d}, {message}"
     else:
-        marker = "NVRM: Xid" if exact else "xidwatch-drill: xid"
-        owner = (
-            f"pid={os.getpid() if pid is None else _pid(pid)}, name={_one_line('name', name or 'xidwatch')}"
-        )
+        marker = "NVRM: Xid" if drill.exact else "xidwatch-drill: xid"
+        pid = os.getpid() if drill.pid is None else _pid(drill.pid)
+        owner = f"pid={pid}, name={_one_line('name', drill.name or 'xidwatch')}"
         line = f"{marker} (PCI:{device.rpartition('.')[0]}): {number}, {owner}, {message}"
     if len(line.encode("utf-8")) >= LINE_BYTES:
         raise UserError(

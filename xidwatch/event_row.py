@@ -22,7 +22,7 @@ def cells(event: Event, style: Style, *, stored: bool = True) -> list[str]:
     return [
         style.dim(_time(event)),
         style.severity(event.severity, event.severity.upper()),
-        style.bold(_what(event)),
+        style.bold(what(event)),
         clean(event.name or "", _NAME_CHARS),
         _device(event),
         _process(event),
@@ -37,7 +37,8 @@ def _time(event: Event) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}Z{'~' if event.time_is_estimate else ''}"
 
 
-def _what(event: Event) -> str:
+def what(event: Event) -> str:
+    """`Xid 79`, `SXid 20034`, or the kind of an event that has no code."""
     match event.kind:
         case Kind.XID | Kind.SXID:
             label = "Xid" if event.kind is Kind.XID else "SXid"

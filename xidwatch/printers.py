@@ -96,7 +96,7 @@ class TextPrinter:
     def missed(self, line: str, first: object, last: object) -> None:
         """One sentence."""
         self._line_above = None
-        text = f"-- events {first} to {last} were deleted before they could be read --"
+        text = f"-- events between cursors {first} and {last} were deleted before they were read --"
         print(self._style.yellow(text), flush=True)
 
     def note(self, text: str) -> None:

@@ -10,20 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import Sequence
+from functools import partial
 
-from daemon.config import Config, ProbeName
+from daemon import last_boot
+from daemon.config import Address, Config, Ebpf, ProbeName
 from daemon.intake import Intake
 from daemon.lock import StateLock
 from daemon.pipeline import Pipeline
 from daemon.status import StatusReport, unavailable
 from daemon.store import Retention, Store
 from mcp_server.app import build_app
+from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.server import build_server
-from mcp_server.services import Counters, Services
+from mcp_server.services import Clients, Counters, Services
 from mcp_server.unix_socket import unix_socket
-from probes import kernel, procfs
+from probes import kernel
 from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg import KmsgProbe
@@ -32,29 +37,56 @@ from xidwatch.version import VERSION
 
 log = logging.getLogger(__name__)
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter lock while the journal's writer waits for it. With
+Python's own 5 ms a storm holds each commit up, and with it what is pushed after it, by tens of ms."""
+
 
 def run(config: Config) -> int:
     """Serve with these settings until SIGTERM or SIGINT; the exit code. Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
-    asyncio.run(_serve(config))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _refuse_what_is_not_built(config)
+    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before it served
+        asyncio.run(_serve(config))
     return 0
 
 
-async def _serve(config: Config) -> None:
+def _refuse_what_is_not_built(config: Config) -> None:
     if config.probes is not None and ProbeName.KMSG not in config.probes:
         raise UserError(
             f"none of the probes asked for is part of this version: {', '.join(sorted(config.probes))}",
             hint="leave out --probes, or name kmsg",
         )
+    if config.ebpf is Ebpf.REQUIRED:
+        raise UserError(
+            "eBPF is required, and it is not part of this version",
+            hint="use --ebpf auto: faults are heard through kmsg",
+        )
+
+
+def _end_on_sigterm() -> None:
+    """Until the listener takes the signal over, it ends the start; what was opened is closed in order."""
+    starting = asyncio.current_task()
+    assert starting is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+
+
+async def _serve(config: Config) -> None:
+    _end_on_sigterm()
     clock, boot_id = kernel.SystemClock(), kernel.boot_id()
     async with contextlib.AsyncExitStack() as stack:
         lock = await StateLock.acquire(config.state_dir)
         stack.callback(lock.release)
         bound = bind(config.listen.host, config.listen.port)
         stack.callback(bound.close)
-        pipeline = Pipeline(
-            node=config.node_name, quiet_gap_us=config.quiet_gap_us, allow_drills=config.allow_drills
+        new_pipeline = partial(
+            Pipeline,
+            node=config.node_name,
+            quiet_gap_us=config.quiet_gap_us,
+            allow_drills=config.allow_drills,
         )
+        pipeline = new_pipeline()
         store = Store.open(
             config.state_dir,
             ring_size=config.ring_size,
@@ -64,7 +96,8 @@ async def _serve(config: Config) -> None:
         stack.push_async_callback(store.close)
         intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
         probe = KmsgProbe(config.kmsg, intake.take, resume=store.resume, on_change=intake.probe_changed)
-        address = f"http://{config.listen.host}:{bound.getsockname()[1]}"
+        address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
+        clients = Clients()
 
         def health() -> Sequence[ProbeHealth]:
             return [probe.health()]
@@ -84,25 +117,46 @@ async def _serve(config: Config) -> None:
                 intake=intake,
                 store=store,
                 health=health,
+                clients=clients.by_name,
             ),
             health=health,
+            clients=clients,
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
+            gpus=lambda: pipeline.gpus,
         )
         server = build_server(services)
+        servers = {None: server, Channel.CLAUDE: build_server(services, channel=True)}
         app = build_app(services, server)
-        listener = Listener(app, bound, on_stop=store.stream.close)
-        await stack.enter_async_context(unix_socket(config.socket, services, server))
-        pipeline.learn_from_proc(procfs.gpus(), procfs.driver_version())
+        stop_listening = await stack.enter_async_context(
+            unix_socket(config.socket, services, servers.__getitem__)
+        )
+
+        def let_everybody_go() -> None:
+            stop_listening()
+            store.stream.close()
+
+        listener = Listener(app, bound, on_stop=let_everybody_go)
+        resume = store.resume
         intake.start()
         stack.callback(intake.close)
+        reading_on = asyncio.create_task(
+            last_boot.read_on(
+                store,
+                resume,
+                boot_id=boot_id,
+                before_us=clock.wall_us() - clock.monotonic_us(),
+                make_pipeline=new_pipeline,
+            )
+        )
+        stack.callback(reading_on.cancel)
         probe.start()
         stack.callback(probe.close)
-        _say_what_it_hears(config, address, health())
+        say_what_it_hears(config, address, health())
         await listener.run_until_stopped()
         log.info("stopping")
 
 
-def _say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth]) -> None:
+def say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth]) -> None:
     """The first lines a person sees: where to connect, and whether anything is heard at all."""
     log.info("xidwatch %s on node %s", VERSION, config.node_name)
     log.info("listening on %s (MCP at /mcp, events at /events) and %s", address, config.socket)
@@ -110,7 +164,8 @@ def _say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealt
         if probe.hears:
             log.info("hears the kernel log through %s", probe.name)
         else:
-            log.warning("does not hear through %s: %s (%s)", probe.name, probe.reason, probe.hint)
+            hint = f" ({probe.hint})" if probe.hint else ""
+            log.warning("does not hear through %s: %s%s", probe.name, probe.reason, hint)
     for part in unavailable(config):
         log.info("%s: %s", part.part, part.reason)
     if config.allow_drills:

@@ -1,9 +1,10 @@
 """The client side of the daemon's unix socket: one line of JSON asks, lines of JSON answer.
 
 `{"xidwatch": {"want": "status"}}` is answered with one object. `{"xidwatch": {"want": "events",
-"since": cursor|null, "limit": n|null, "follow": bool, "severity": text|null, "code": [text…],
-"kind": [text…], "gpu": [text…]}}` is answered with one public event object a line, in cursor
-order: those after `since`, or without it the newest `limit`; then, with `follow`, every later one
+"since": cursor|null, "since_time_us": µs|null, "limit": n|null, "follow": bool, "severity":
+text|null, "code": [text…], "kind": [text…], "gpu": [text…]}}` is answered with one public event
+object a line, in cursor order: those after `since`, those written from `since_time_us` on (µs since
+the Unix epoch), or without both the newest `limit`; then, with `follow`, every later one
 until either side hangs up. Two other lines may come: `{"missed": {"first": n, "last": n}}`, and
 `{"error": sentence, "hint": sentence|null}` in place of an answer.
 

@@ -51,6 +51,7 @@ def render(state: Mapping[str, Any], style: Style) -> list[str]:
         *[[bold("absent"), style.dim(_absent(part))] for part in state["unavailable"]],
         [bold("journal"), _journal(state["journal"], style)],
         [bold("events"), kept],
+        [bold("clients"), f"{_counts(state['clients'])} (this command is one)"],
         [bold("counters"), _counts(state["counters"]) or "all 0"],
     ]
     return columns(rows)

@@ -8,20 +8,18 @@ Without a daemon it says so and reads the journal, without writing to it. Standa
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from daemon import paths
+from daemon import since as daemon_since
 from daemon.event import parse_rfc3339
 from daemon.filter import EventFilter
 from daemon.page import MAX_LIMIT
-from daemon.units import duration_us
 from probes.errors import UserError
 from xidwatch import socket_client
 from xidwatch.printers import JsonPrinter, Printer, TextPrinter
@@ -86,17 +84,8 @@ def parse_since(text: str | None, *, now_us: int) -> Start:
     """`1769079606995`, `15m` or `2026-11-22T11:20Z` (a time without zone is local). Raises UserError."""
     if text is None:
         return Start(None)
-    if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        return Start(int(text))
-    if re.fullmatch(r"[0-9.]+ ?[A-Za-z]+", text, re.ASCII):
-        return Start(0, now_us - duration_us(text))
-    try:
-        return Start(0, int(datetime.fromisoformat(text).timestamp() * 1_000_000))
-    except (ValueError, OverflowError, OSError):
-        raise UserError(
-            f"--since: {text!r} is neither a cursor, nor a duration, nor a time",
-            hint="write for example 1769079606995, 15m, 7d or 2026-11-22T11:20:00Z",
-        ) from None
+    since = daemon_since.parse_since(text, now_us=now_us, name="--since")
+    return Start(since.cursor, since.time_us)
 
 
 def _print_stream(state: Mapping[str, Any], options: Options, start: Start, printer: Printer) -> None:
@@ -108,6 +97,7 @@ def _print_stream(state: Mapping[str, Any], options: Options, start: Start, prin
             newest = int(state["newest_cursor"])
         except (KeyError, TypeError, ValueError):
             raise socket_client.not_understood() from None
+        before = cursor
         try:
             cursor = _print_answer(options, Start(cursor, start.time_us), printer)
         except NoDaemonError:
@@ -115,6 +105,9 @@ def _print_stream(state: Mapping[str, Any], options: Options, start: Start, prin
                 raise
         if not options.follow:
             return
+        if cursor == before:
+            # It may be a daemon that stops, and lets us go again each time.
+            time.sleep(_RECONNECT_S)
         if cursor is None:
             # No event was seen yet: the next daemon's answer begins where this one's did.
             cursor = newest
@@ -132,8 +125,10 @@ def _say_what_is_deaf(state: Mapping[str, Any], printer: Printer) -> None:
 
 def _print_answer(options: Options, start: Start, printer: Printer) -> int | None:
     """Print what one connection brings; returns the cursor to go on from when it ends."""
+    by_time = start.time_us > 0 and not start.cursor
     request = {
-        "since": start.cursor,
+        "since": None if by_time else start.cursor,
+        "since_time_us": start.time_us if by_time else None,
         "limit": _LAST if start.cursor is None else None,
         "follow": options.follow,
         "severity": options.severity,

@@ -12,8 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from daemon.text import clean
 from probes.errors import UserError
@@ -25,8 +24,7 @@ _SEVERITY_CODES = {"fatal": "1;31", "critical": "31", "warning": "33", "info": "
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-@dataclass(frozen=True, slots=True)
-class Style:
+class Style(NamedTuple):
     """Wraps text in terminal attributes, or hands it back unchanged when not `enabled`."""
 
     enabled: bool

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -190,3 +193,33 @@ def test_without_xdg_directories_everything_lies_below_the_home_directory() -> N
 
 def test_clients_try_the_socket_of_the_node_first() -> None:
     assert paths.client_sockets()[0] == Path("/run/xidwatch/mcp.sock")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who is not root, has no HOME, and is not in passwd."""
+
+    def unknown(uid: int) -> NoReturn:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_clients_of_a_user_without_a_home_look_in_the_system_places_only() -> None:
+    assert paths.client_sockets() == (paths.SYSTEM_SOCKET,)
+    assert paths.client_state_dirs() == (paths.SYSTEM_STATE_DIR,)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_daemon_of_a_user_without_a_home_has_to_be_told_where() -> None:
+    with pytest.raises(UserError) as caught:
+        load({}, {})
+    assert caught.value.hint is not None
+    assert "--state-dir" in caught.value.hint
+    assert "--socket" in caught.value.hint
+    config = load({"state-dir": "/srv/state", "socket": "/srv/s"}, {})
+    assert (config.state_dir, config.socket) == (Path("/srv/state"), Path("/srv/s"))

@@ -92,3 +92,18 @@ def test_which_hosts_are_ours(listen: str, authority: str, ours: bool) -> None:
 )
 def test_which_origins_are_trusted(origin: str, trusted: bool) -> None:
     assert Hosts(EVERYWHERE).trusts(origin, "10.0.0.5:8080") is trusted
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("127.0.0.1", "localhost, a loopback address or gpu-17"),
+        (EVERYWHERE, "localhost, an IP address or gpu-17"),
+        ("node.example", "localhost, an IP address, gpu-17 or node.example"),
+    ],
+)
+def test_a_refusal_of_a_name_says_which_ones_are_taken_and_how_to_add_one(listen: str, said: str) -> None:
+    hint = Hosts(listen, {"gpu-17"}).hint
+    assert said in hint
+    assert "--node-name" in hint
+    assert "--listen" in hint

@@ -51,3 +51,8 @@ def test_other_paths_and_methods_are_refused_in_the_same_shape(served: Served) -
     for reply, status in ((served.get("/"), 404), (served.get("/events.json", method="DELETE"), 405)):
         assert reply.status == status
         assert set(reply.json) == {"error", "hint"}
+
+
+def test_an_empty_parameter_is_one_that_is_not_there(served: Served) -> None:
+    served.publish(xid(number=1), xid(number=2))
+    assert len(served.get("/events.json?since=&limit=&severity=&code=").json["events"]) == 2

@@ -7,6 +7,7 @@ import json
 import select
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -20,9 +21,10 @@ from mcp.client._transport import TransportStreams
 from mcp.shared.message import SessionMessage
 
 from daemon.event import Severity
+from daemon.page import Marks
 from mcp_server import socket_file
+from mcp_server.lines import LINE_LIMIT
 from mcp_server.services import Transport
-from mcp_server.unix_socket import LINE_LIMIT
 from probes.errors import UserError
 from tests.mcp_server.samples import xid
 from tests.mcp_server.serving import Served
@@ -115,14 +117,50 @@ def test_a_follower_that_leaves_is_forgotten(served: Served) -> None:
 
 def test_what_retention_deleted_is_a_line_of_its_own(served: Served) -> None:
     served.publish(xid(number=1), xid(number=2))
-    served.stream.deleted_through = 999
+    served.stream.journal_reaches(Marks(0, 0, 999))
     with peer(served, {"want": "events", "since": 5}) as client:
         assert client.rest()[0] == {"missed": {"first": 6, "last": 999}}
 
 
+def test_a_time_takes_the_place_of_a_cursor_and_older_rows_are_not_sent(served: Served) -> None:
+    served.publish(*(xid(number=number) for number in range(100)))
+    later_us = time.time_ns() // 1000
+    served.publish(xid(number=100))
+    for follow in (False, True):
+        with peer(served, {"want": "events", "since_time_us": later_us, "follow": follow}) as client:
+            assert numbers([client.line()]) == [100]
+
+
+def test_a_time_at_which_nothing_was_deleted_yet_tells_what_is_missed(served: Served) -> None:
+    before_us = time.time_ns() // 1000
+    served.publish(xid(number=1))
+    served.stream.journal_reaches(Marks(0, 0, 999))
+    with peer(served, {"want": "events", "since_time_us": before_us}) as client:
+        assert client.rest()[0]["missed"]["last"] == 999
+
+
+def test_once_the_socket_stops_listening_nobody_comes_in_and_conversations_go_on(served: Served) -> None:
+    with peer(served, {"want": "events", "follow": True, "limit": 1}) as client:
+        served.publish(xid(number=1))
+        assert numbers([client.line()]) == [1]
+        assert served.stop_listening is not None
+        served.loop.call_soon_threadsafe(served.stop_listening)
+        wait_for(lambda: not _accepts(served), "the socket to refuse")
+        served.publish(xid(number=2))
+        assert numbers([client.line()]) == [2]
+
+
+def _accepts(served: Served) -> bool:
+    try:
+        with peer(served):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
 def test_status_is_one_line(served: Served) -> None:
     with peer(served, {"want": "status"}) as client:
-        assert client.rest() == [{"node": "gpu-17", "hears": True}]
+        assert client.rest() == [served.services.status()]
 
 
 @pytest.mark.parametrize(
@@ -140,10 +178,12 @@ def test_status_is_one_line(served: Served) -> None:
         (b'{"xidwatch": {"want": "events", "since": -1}}\n', "since"),
         (b'{"xidwatch": {"want": "events", "since": 99999999}}\n', "ahead of the newest"),
         (b'{"xidwatch": {"want": "events", "since": 99999999, "follow": true}}\n', "ahead of the newest"),
+        (b'{"xidwatch": {"want": "events", "since": 0, "since_time_us": 1}}\n', "since_time_us"),
+        (b'{"xidwatch": {"want": "events", "since_time_us": "now"}}\n', "since_time_us"),
         (b'{"xidwatch": {"want": "events", "severity": "bad"}}\n', "bad"),
         (b'{"xidwatch": {"want": "events", "kind": ["ecc"], "follow": true}}\n', "ecc"),
         (b'{"xidwatch": {"want": "mcp", "era": "1999"}}\n', "era"),
-        (b'{"xidwatch": {"want": "mcp", "channel": "claude"}}\n', "not available in this version"),
+        (b'{"xidwatch": {"want": "mcp", "channel": "pigeon"}}\n', "channel"),
         (b"x" * (LINE_LIMIT + 2), "the first line is too long"),
     ],
 )
@@ -232,10 +272,7 @@ def test_an_mcp_session_of_either_era_with_and_without_hello(served: Served, era
             asyncio.timeout(DEADLINE_S),
             Client(over_socket(served.socket_path, hello), mode=era) as client,
         ):
-            assert {tool.name for tool in (await client.list_tools()).tools} == {
-                "get_xid_events",
-                "wait_for_xid",
-            }
+            assert "wait_for_xid" in {tool.name for tool in (await client.list_tools()).tools}
             return await client.call_tool("wait_for_xid", {"since": 0})
 
     result = asyncio.run(main())
@@ -257,16 +294,16 @@ def test_a_line_that_is_no_message_is_answered_and_the_session_goes_on(served: S
                 },
             }
         )
-        answers = [client.line()]
-        while answers[-1].get("id") != 1:
-            answers.append(client.line())
-        assert answers[-1]["result"]["serverInfo"]["name"] == "xidwatch"
+        assert client.line()["error"]["code"] == types.PARSE_ERROR
+        assert client.line()["result"]["serverInfo"]["name"] == "xidwatch"
 
 
-def test_a_message_beyond_the_limit_ends_the_session(served: Served) -> None:
+def test_a_message_beyond_the_limit_is_answered_and_the_session_goes_on(served: Served) -> None:
     with peer(served, {"want": "mcp"}) as client:
-        client.socket.sendall(b"x" * (LINE_LIMIT + 2))
-        assert client.rest() == []
+        client.socket.sendall(b"x" * (5 * LINE_LIMIT) + b"\n")
+        assert "longer than" in client.line()["error"]["message"]
+        client.send({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        assert client.line() == {"jsonrpc": "2.0", "id": 1, "result": {}}
 
 
 def test_the_file_has_mode_0660_and_goes_with_the_server(tmp_path: Path) -> None:

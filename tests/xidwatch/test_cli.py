@@ -49,16 +49,17 @@ def test_the_version_is_said_in_two_ways() -> None:
     ("arguments", "sentence", "hint"),
     [
         (["tial"], "there is no command 'tial'", "did you mean 'tail'?"),
-        (["frobnicate"], "there is no command 'frobnicate'", "the commands are serve, tail"),
+        (["frobnicate"], "there is no command 'frobnicate'", "the commands are serve, stdio, tail"),
         (["serve", "--mode", "opertor"], "--mode: 'opertor' is not one of", "did you mean 'operator'?"),
         (["serve", "--mode"], "expected one argument", "`xidwatch serve --help`"),
+        (["tail", "--folow"], "unrecognized arguments: --folow", "`xidwatch tail --help`"),
+        (["drill", "79", "80"], "unrecognized arguments: 80", "`xidwatch drill --help`"),
         (["serve", "--config", "/nonexistent.toml"], "/nonexistent.toml: no such file", ""),
         (["serve", "--retention", "30"], "--retention: '30' is not a duration", "30d"),
         (["doctor", "--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT", "127.0.0.1:8080"),
         (["tail", "--since", "yesterday-ish"], "neither a cursor, nor a duration, nor a time", "15m"),
         (["drill", "seventy-nine"], "not an Xid or SXid code", "xidwatch drill 79"),
-        (["stdio"], "this version has no `xidwatch stdio` yet", "/mcp"),
-        (["replay", "--speed", "2", "file"], "this version has no `xidwatch replay` yet", "decode"),
+        (["stdio", "--era", "1999"], "invalid choice: '1999'", "`xidwatch stdio --help`"),
         (["release-driver"], "this version has no `xidwatch release-driver` yet", "hint"),
     ],
 )
@@ -95,7 +96,7 @@ def test_a_setting_of_the_environment_is_checked_like_a_flag() -> None:
     assert "XIDWATCH_GPU: 'none' is not one of auto, nvml, mock, off" in result.err
 
 
-@pytest.mark.parametrize("name", ["tail", "status", "version"])
+@pytest.mark.parametrize("name", ["stdio", "tail", "status", "version"])
 def test_a_client_imports_nothing_heavy(name: str, tmp_path: Path) -> None:
     script = (
         "import sys; from xidwatch.cli import main; sys.argv = ['xidwatch', *sys.argv[1:]]; main();"

@@ -18,20 +18,13 @@ from daemon.grammar import decode
 from probes.errors import UserError
 from probes.kmsg_record import Record, parse
 from xidwatch import drill
+from xidwatch.drill import Drill
 
 KMSG = Path("/dev/kmsg")
 
 
 def compose(code: str, **options: Any) -> str:
-    given: dict[str, Any] = {
-        "sxid": False,
-        "exact": False,
-        "pci": None,
-        "pid": None,
-        "name": None,
-        "text": None,
-    }
-    return drill.compose(code, **(given | options))
+    return drill.compose(Drill(code, **options))
 
 
 def decoded(line: str) -> Fault:
@@ -40,7 +33,7 @@ def decoded(line: str) -> Fault:
     return fault
 
 
-def written(**options: Any) -> tuple[Record, str, str]:
+def written(*, as_json: bool = False, **options: Any) -> tuple[Record, str, str]:
     """The record that a drill left in the real kernel log, and what was said on stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     try:
@@ -51,8 +44,7 @@ def written(**options: Any) -> tuple[Record, str, str]:
     token = uuid.uuid4().hex
     try:
         os.lseek(fd, 0, os.SEEK_END)
-        given: dict[str, Any] = {"sxid": False, "exact": False, "pci": None, "pid": None, "name": None}
-        code = drill.run("79", text=token, out=out, err=err, **(given | options))
+        code = drill.run(Drill("79", text=token, **options), out=out, err=err, as_json=as_json)
         record = None
         while record is None or token not in record.text:
             record = parse(os.read(fd, 8192))

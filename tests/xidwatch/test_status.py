@@ -44,6 +44,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "journal": journal,
         "newest_cursor": 0,
         "oldest_cursor": 0,
+        "clients": {"events": 2, "mcp": 0, "sse": 0, "socket": 1},
         "counters": {"lines": 5, "forged": 0},
         **changes,
     }
@@ -63,6 +64,7 @@ def test_it_shows_what_hears_what_is_kept_and_where_to_connect() -> None:
     for part in (
         *("gpu-17", "xidwatch 1.2.3, up for 1d 2h", "http://127.0.0.1:8080 and /run/xidwatch/mcp.sock"),
         *("kmsg hears", "ebpf: not part of this version", "cursors 3 to 9", "lines 5", "drills not allowed"),
+        "events 2, socket 1 (this command is one)",
     ):
         assert part in text
     assert "forged" not in text
@@ -132,3 +134,4 @@ def test_a_running_daemon_says_what_it_hears(running_daemon: Daemon, kernel_log:
     assert as_json["node"] == "test-node"
     assert as_json["newest_cursor"] >= event["cursor"]
     assert running_daemon.url == as_json["listen"]
+    assert as_json["clients"] == {"events": 0, "mcp": 0, "sse": 0, "socket": 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from daemon import paths
 from daemon.event import parse_rfc3339
 from daemon.journal import Change, Journal
+from daemon.retention import Retention
 from probes.errors import UserError
 from tests.support.command import running, xidwatch
 from tests.support.daemon import ROOT, Daemon
@@ -103,7 +105,7 @@ def test_what_retention_deleted_is_said(tmp_path: Path) -> None:
     with SocketStub(tmp_path / "s", answer, answer, status=status()):
         text = xidwatch("tail", "--since", "2", "--socket", str(tmp_path / "s"))
         as_json = xidwatch("tail", "--since", "2", "--json", "--socket", str(tmp_path / "s"))
-    assert "events 3 to 7 were deleted" in text.out.splitlines()[0]
+    assert "events between cursors 3 and 7 were deleted before they were read" in text.out.splitlines()[0]
     assert json.loads(as_json.out.splitlines()[0]) == {"missed": {"first": 3, "last": 7}}
 
 
@@ -115,6 +117,7 @@ def test_filters_and_start_are_put_to_the_daemon(tmp_path: Path) -> None:
     assert stub.requests[0] == {
         "want": "events",
         "since": 17,
+        "since_time_us": None,
         "limit": None,
         "follow": False,
         "severity": "critical",
@@ -130,6 +133,19 @@ def test_a_duration_leaves_out_what_happened_before(tmp_path: Path) -> None:
     with SocketStub(tmp_path / "s", old + lines_of(2), status=status()):
         result = xidwatch("tail", "--json", "--since", "2026-11-22T11:00Z", "--socket", str(tmp_path / "s"))
     assert cursors(result.out) == [2]
+
+
+def test_a_time_is_put_to_the_daemon_and_from_then_on_the_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    flags = ["--follow", "--json", "--since", "2026-11-22T11:00:00Z", "--socket", str(path)]
+    with (
+        SocketStub(path, b"", lines_of(4, 5), lines_of(6), status=status()) as stub,
+        running("tail", *flags) as command,
+    ):
+        command.wait_for_lines(3)
+    asked = [(request["since"], request["since_time_us"]) for request in stub.requests[:3]]
+    at_us = parse_rfc3339("2026-11-22T11:00:00Z")
+    assert asked == [(None, at_us), (None, at_us), (5, None)]
 
 
 def test_a_follower_goes_on_after_its_last_event(tmp_path: Path) -> None:
@@ -245,6 +261,17 @@ def test_reading_the_journal_changes_nothing_in_its_directory(no_daemon: Path) -
     assert {path.name: path.read_bytes() for path in no_daemon.iterdir()} == before
 
 
+def test_the_journal_says_what_retention_deleted_of_the_time_asked_for(
+    no_daemon: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal.open(no_daemon)
+    Retention(age_s=-1).delete_aged(journal)
+    journal.close()
+    tail.run(Options(as_json=True, state_dir=no_daemon, since="1h"))
+    (missed,) = capfd.readouterr().out.splitlines()
+    assert json.loads(missed)["missed"]["last"] == 15
+
+
 def test_neither_daemon_nor_journal_is_an_error(no_daemon: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no journal"):
         tail.run(Options(state_dir=tmp_path / "elsewhere"))
@@ -258,10 +285,10 @@ def test_events_of_a_daemon_are_printed_once_and_the_command_ends(
 ) -> None:
     for pid in (1, 2, 3):
         kernel_log.write(xid(43, pid=pid), time_us=pid * 10_000_000)
-    wait_for(lambda: len(running_daemon.events()) == 3, "three events")
-    result = xidwatch("tail", "--json", "--socket", str(running_daemon.socket))
+    wait_for(lambda: len(running_daemon.events("since=0&kind=xid")) == 3, "three events")
+    result = xidwatch("tail", "--json", "--kind", "xid", "--socket", str(running_daemon.socket))
     assert result.code == 0
-    assert [json.loads(line)["process"]["pid"] for line in result.out.splitlines()] == [1, 2, 3]
+    assert sorted(json.loads(line)["process"]["pid"] for line in result.out.splitlines()) == [1, 2, 3]
     assert result.out.isascii()
 
 
@@ -290,8 +317,8 @@ def test_terminal_escapes_of_a_process_name_do_not_reach_the_terminal(
 def test_a_follower_survives_kill_9_of_the_daemon_with_nothing_lost_or_doubled(
     running_daemon: Daemon, kernel_log: FakeKernelLog
 ) -> None:
-    socket = str(running_daemon.socket)
-    with running("tail", "--follow", "--since", "0", "--json", "--socket", socket) as command:
+    path = str(running_daemon.socket)
+    with running("tail", "--follow", "--since", "0", "--json", "--socket", path) as command:
         kernel_log.write(xid(43, pid=1), time_us=10_000_000)
         command.wait_for_lines(1)
         running_daemon.kill()
@@ -324,3 +351,34 @@ def test_a_follower_ends_when_nobody_reads_its_output_any_more(running_daemon: D
         # No event comes: the closed pipe alone must end it.
         _, err = process.communicate()
     assert err == b""
+
+
+def test_a_daemon_says_what_retention_deleted_of_the_time_asked_for(
+    tmp_path: Path, kernel_log: FakeKernelLog
+) -> None:
+    daemon = Daemon(tmp_path, kmsg=kernel_log.path, flags=["--retention", "1s"])
+    try:
+        daemon.start()
+        kernel_log.write(xid(79))
+        wait_for(daemon.events, "the fault")
+        wait_for(lambda: not daemon.events(), "retention to delete it")
+        command = xidwatch("tail", "--json", "--since", "1h", "--socket", str(daemon.socket))
+    finally:
+        daemon.stop()
+    assert "missed" in json.loads(command.out.splitlines()[0])
+
+
+def test_a_stopping_daemon_is_one_that_went_away_once(
+    running_daemon: Daemon, kernel_log: FakeKernelLog
+) -> None:
+    with running("tail", "--follow", "--socket", str(running_daemon.socket)) as command:
+        kernel_log.write(xid(43))
+        command.wait_for_lines(1)
+        # A reader that does not read keeps the daemon from ending at once.
+        with socket.create_connection(("127.0.0.1", running_daemon.port)) as stalled:
+            stalled.sendall(b"GET /events?since=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert stalled.recv(1)
+            assert running_daemon.stop() == 0
+        command.wait_for_error("the daemon went away")
+        assert command.text("err").count("the daemon went away") == 1
+        assert "is back" not in command.text("err")

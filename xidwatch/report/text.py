@@ -1,0 +1,124 @@
+"""The report for a terminal: aligned, coloured where the terminal takes it."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from daemon.event import Event
+from daemon.text import clean
+from probes.line import Origin
+from xidwatch import event_row
+from xidwatch.report.summary import MOST_SHOWN, Report, moment, state
+from xidwatch.terminal import Style, columns
+
+_WIDEST = 110
+_EASILY_READ = 12
+_MOST_WORST = 10
+
+
+def write(report: Report, style: Style) -> str:
+    """The whole report, ending with a newline."""
+    lines = [*textwrap.wrap(report.headline, _width()), ""]
+    lines[0] = style.bold(lines[0])
+    for title, section in (
+        ("Incidents", _incidents(report, style)),
+        ("What to do", _advice(report, style)),
+        ("Worst events", _worst(report, style)),
+        ("Timeline", _timeline(report, style)),
+        ("By device", _devices(report, style)),
+        ("What the logs cover", _coverage(report, style)),
+        ("Mind that", _notes(report)),
+    ):
+        body = list(section)
+        if body:
+            lines += [style.bold(title), *body, ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST)
+
+
+def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        text, max(_width(), 40), initial_indent=indent if first is None else first, subsequent_indent=indent
+    )
+
+
+def _incidents(report: Report, style: Style) -> Iterator[str]:
+    for incident in report.incidents[:MOST_SHOWN]:
+        time = moment(incident.time_us, estimate=incident.time_is_estimate)
+        severity = style.severity(incident.severity, incident.severity.upper())
+        yield f"  {severity}  {state(incident)}  {style.dim(time)}"
+        yield from _wrapped(clean(incident.summary, 600), "    ")
+    if len(report.incidents) > MOST_SHOWN:
+        yield f"  … and {len(report.incidents) - MOST_SHOWN:,} more (--format json has them all)"
+
+
+def _advice(report: Report, style: Style) -> Iterator[str]:
+    for number, advice in enumerate(report.advice, start=1):
+        yield f"  {number}. {style.severity(advice.severity, advice.action)}  {style.dim(advice.because)}"
+        yield from _wrapped(advice.text, "     ")
+
+
+def _worst(report: Report, style: Style) -> Iterator[str]:
+    """Only where they would be hard to find in the timeline."""
+    if len(report.timeline) > _EASILY_READ:
+        worst = [event for event in report.events if event.severity.rank >= 2][:_MOST_WORST]
+        yield from _rows(report, worst, style)
+
+
+def _rows(report: Report, events: Sequence[Event], style: Style) -> list[str]:
+    """Events as lines. Where no line proves its origin a note says it once, not every row."""
+    if report.coverage.unproved == report.coverage.messages:
+        events = [replace(event, origin=Origin.KERNEL) for event in events]
+    return columns([event_row.cells(event, style) for event in events], indent=2)
+
+
+def _timeline(report: Report, style: Style) -> Iterator[str]:
+    shown = report.timeline[-MOST_SHOWN:]
+    if len(shown) < len(report.timeline):
+        yield f"  … {len(report.timeline) - len(shown):,} earlier ones (--format json has them all)"
+    yield from _rows(report, shown, style)
+
+
+def _devices(report: Report, style: Style) -> Iterator[str]:
+    rows = [
+        [
+            device.label,
+            style.severity(device.worst, device.worst),
+            f"{device.faults:,} ×",
+            f"{moment(device.first_us)} to {moment(device.last_us)}",
+            ", ".join(f"{code} ×{count:,}" for code, count in device.codes.most_common(6)),
+        ]
+        for device in report.devices
+    ]
+    yield from columns(rows, indent=2)
+
+
+def _coverage(report: Report, style: Style) -> Iterator[str]:
+    coverage = report.coverage
+    span = report.span_us
+    rows = []
+    if span is not None:
+        rows.append(["time", f"{moment(span[0])} to {moment(span[1])}"])
+    unread = coverage.lines - coverage.understood
+    rows.append(
+        ["lines", f"{coverage.lines:,} read, {unread:,} not understood, {coverage.messages:,} the driver's"]
+    )
+    rows.append(
+        ["formats", ", ".join(f"{name} ({count:,})" for name, count in coverage.formats.most_common())]
+    )
+    rows.append(["files", ", ".join(clean(file.name, 80) for file in coverage.files[:8])])
+    if len(coverage.files) > 8:
+        rows[-1][1] += f" and {len(coverage.files) - 8:,} more"
+    rows.append(["boots", f"{len(coverage.boots):,}"])
+    yield from columns([[style.dim(label), text] for label, text in rows if text], indent=2)
+
+
+def _notes(report: Report) -> Iterator[str]:
+    for note in report.notes:
+        yield from _wrapped(clean(note, 600), "    ", "  - ")
