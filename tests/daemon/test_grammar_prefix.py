@@ -18,7 +18,8 @@ XID = "NVRM: Xid (PCI:0000:01:00): 79, x"
         ("4,359,26994671,-,caller=T1;", Origin.KERNEL),
         ("4,1227,437812449,c,1,-;", Origin.KERNEL),
         ("12,1227,437812449,-;", Origin.USERSPACE),
-        ("<4>[  201.650687] ", Origin.KERNEL),
+        # `dmesg -r` of util-linux 2.38.1 writes the facility and the level ORed into one digit.
+        ("<4>[  201.650687] ", Origin.UNKNOWN),
         ("<12>[ 6515.870443] ", Origin.USERSPACE),
         ("kern  :warn  : 2025-01-21T02:21:33,499059+00:00 ", Origin.KERNEL),
         ("kern  :err   : [  117.985304] ", Origin.KERNEL),
