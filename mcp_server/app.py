@@ -24,6 +24,7 @@ from mcp_server.query import quoted
 from mcp_server.replies import refusal
 from mcp_server.server import McpServer, build_server
 from mcp_server.services import Services
+from mcp_server.sse_endpoint import MESSAGES_PATH, SseEndpoint
 from probes.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
     Its lifespan owns the MCP sessions and the reader that counts events for `/metrics`: what came
     into the stream before this call is not counted, so make it before the probes start.
     """
-    mcp = McpEndpoint(server or build_server(services), services)
+    server = server or build_server(services)
+    mcp, sse = McpEndpoint(server, services), SseEndpoint(server, services)
     tally = EventTally(services.stream)
     health = HealthEndpoints(services)
     hosts = Hosts(services.listen_host, {services.node, *services.allowed_hosts})
@@ -46,7 +48,7 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
         counting = asyncio.create_task(tally.run(), name="event tally")
         counting.add_done_callback(_report_failure)
         try:
-            async with mcp.running():
+            async with mcp.running(), sse.running():
                 yield
         finally:
             counting.cancel()
@@ -55,6 +57,8 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
     return Starlette(
         routes=[
             Route("/mcp", mcp),
+            Route("/sse", sse),
+            Route(MESSAGES_PATH, sse.messages),
             Route("/events", EventStreamEndpoint(services, idle_s=idle_s).__call__, methods=["GET"]),
             Route("/events.json", EventPages(services.stream).__call__, methods=["GET"]),
             Route("/healthz", health.alive, methods=["GET"]),
@@ -76,7 +80,7 @@ def _report_failure(counting: asyncio.Task[None]) -> None:
 async def _http_error(request: Request, error: Exception) -> Response:
     """A path or method that does not exist, in the shape of every other error."""
     assert isinstance(error, HTTPException)
-    hint = "see /events, /events.json, /mcp, /metrics, /healthz, /readyz, /version"
+    hint = "see /events, /events.json, /mcp, /sse, /metrics, /healthz, /readyz, /version"
     found = UserError(f"{request.method} {quoted(request.url.path)}: {error.detail}", hint=hint)
     reply = refusal(found, error.status_code)
     reply.headers.update(error.headers or {})

@@ -12,6 +12,7 @@ alert fires on them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from bisect import bisect_left
@@ -32,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daemon.catalog import lookup
-from daemon.event import Event, Item
+from daemon.event import Event, Item, Kind
 from daemon.filter import EVERYTHING
 from daemon.stream import EventStream
 from mcp_server.reading import follow_pages
@@ -84,6 +85,7 @@ class EventTally:
         while not self._stream.closed:
             try:
                 async for page in follow_pages(self._stream, since, EVERYTHING):
+                    await asyncio.sleep(0)  # the push goes first: readers were woken in the same turn
                     for item in page.items:
                         self.take(item)
                     since = page.next_cursor
@@ -111,7 +113,9 @@ class EventTally:
             self.not_stored += 1
         if grown > 0:
             (self.drills if event.drill else self.real)[self._labels(event)] += grown
-        if fresh and event.count == 1 and not event.time_is_estimate:
+        # An incident's time is that of its first member: it says nothing about delivery.
+        is_timed = event.kind is not Kind.INCIDENT and not event.time_is_estimate
+        if fresh and event.count == 1 and is_timed:
             self._take_lag(max(0.0, self._clock() - event.time_us / 1e6))
 
     def _take_lag(self, seconds: float) -> None:

@@ -45,7 +45,7 @@ def _page_lines(page: Page) -> Iterator[str]:
 def event_text(item: Item) -> str:
     """One event in two or three lines."""
     event = item.event
-    parts = [f"[{event.severity}]", _title(event), *_place(event), f"at {rfc3339(event.time_us)}"]
+    parts = [f"[{event.severity}]", title(event), *place(event), f"at {rfc3339(event.time_us)}"]
     if event.time_is_estimate:
         parts.append("(estimated)")
     if event.count > 1:
@@ -55,17 +55,19 @@ def event_text(item: Item) -> str:
     drill = "DRILL, not a real fault: " if event.drill else ""
     text = f"{drill}{' '.join(parts)}: {event.summary}. Blame: {event.blame}. Action: {event.action}."
     if event.lines:
-        text += f"\n  log line (untrusted data): {_quoted(event.lines[0])}"
+        text += f"\n  log line (untrusted data): {quoted(event.lines[0])}"
     return f"{text}\n  {event.id} revision {event.revision} cursor {item.cursor}"
 
 
-def _title(event: Event) -> str:
+def title(event: Event) -> str:
+    """`Xid 79 GPU_HAS_FALLEN_OFF_THE_BUS`."""
     kind = {"xid": "Xid", "sxid": "SXid"}.get(event.kind, event.kind)
     title = kind if event.code is None else f"{kind} {event.code}"
     return f"{title} {event.name}" if event.name else title
 
 
-def _place(event: Event) -> Iterator[str]:
+def place(event: Event) -> Iterator[str]:
+    """Where it happened and by whom, as far as known: the GPU or NVSwitch, the MIG instance, the process."""
     gpu, switch, process = event.gpu, event.nvswitch, event.process
     if gpu is not None:
         index = "" if gpu.index is None else f" {gpu.index}"
@@ -75,9 +77,11 @@ def _place(event: Event) -> Iterator[str]:
     elif switch is not None:
         yield f"on NVSwitch {switch.pci}"
     if process is not None:
-        name = f" named {_quoted(process.name)}" if process.name else ""
-        yield f"by pid {process.pid}{name}"
+        pid = "an unknown pid" if process.pid is None else f"pid {process.pid}"
+        name = f" named {quoted(process.name)}" if process.name else ""
+        yield f"by {pid}{name}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Log text as a JSON string, cleaned and cut."""
     return json.dumps(clean(text, QUOTED_CHARS))

@@ -46,10 +46,10 @@ async def follow_pages(
             quiet_s = loop.time() - quiet_since
             if page.items or page.missed or (idle_s is not None and quiet_s >= idle_s):
                 yield page
-                quiet_since = loop.time()
+                quiet_since, quiet_s = loop.time(), 0.0
             elif stream.closed:
                 return
-            elif page.next_cursor >= stream.newest:
+            if page.next_cursor >= stream.newest:
                 left = None if idle_s is None else idle_s - quiet_s
                 await wait_beyond(stream, page.next_cursor, left)
     except UserError:
@@ -66,15 +66,21 @@ async def wait_beyond(stream: EventStream, cursor: int, timeout_s: float | None)
         return
 
 
+async def until_closed(stream: EventStream) -> None:
+    """Return when the stream is closed."""
+    while not stream.closed:
+        await stream.wait_beyond(stream.newest)
+
+
 async def _pages(stream: EventStream, since: int, match: EventFilter) -> AsyncIterator[Page]:
     """One page after the other, for ever, empty ones included."""
     # 0 asks for what is kept: what was deleted before does not count as missed.
-    told = stream.deleted_through if since == 0 else 0
+    told = stream.gone_through if since == 0 else 0
     while True:
         page = await stream.page(since, PAGE_ITEMS, match)
-        page = replace(page, missed=_beyond(page.missed, told))
         if page.missed is not None:
-            told = page.missed.last
+            page = replace(page, missed=_beyond(page.missed, told))
+            told = max(told, page.missed.last if page.missed else 0)
         yield page
         since = page.next_cursor
 

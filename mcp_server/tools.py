@@ -19,6 +19,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
 
 from mcp_server.query import quoted
+from mcp_server.refusals import check_list_cursor
 from mcp_server.sentences import validation_sentence
 from mcp_server.wire import Arguments
 from probes.errors import UserError
@@ -104,6 +105,7 @@ class Toolbox:
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         """Handler of tools/list."""
+        check_list_cursor(params)
         return self._listed
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:

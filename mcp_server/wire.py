@@ -37,21 +37,25 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SeverityAtLeast = Annotated[
+    str | None,
+    Field(
+        description="Only events at least this severe: info < warning < critical < fatal.",
+        json_schema_extra={"enum": [*Severity, None]},
+    ),
+]
+Gpus = Annotated[
+    list[str],
+    BeforeValidator(_as_texts),
+    Field(description="Only these GPUs: index, UUID, or PCI address in any spelling."),
+]
+
+
 class Filters(Arguments):
     """Which events; all given conditions must hold."""
 
-    severity: Annotated[
-        str | None,
-        Field(
-            description="Only events at least this severe: info < warning < critical < fatal.",
-            json_schema_extra={"enum": [*Severity, None]},
-        ),
-    ] = None
-    gpu: Annotated[
-        list[str],
-        BeforeValidator(_as_texts),
-        Field(description="Only these GPUs: index, UUID, or PCI address in any spelling."),
-    ] = []
+    severity: SeverityAtLeast = None
+    gpu: Gpus = []
     code: Annotated[
         list[int], BeforeValidator(_as_list), Field(description="Only these Xid or SXid numbers.")
     ] = []
@@ -102,20 +106,20 @@ class WaitForXid(Filters):
     first_only: Annotated[bool, Field(description="Return only the first matching event.")] = False
 
 
-class _Shown(BaseModel):
+class Shown(BaseModel):
     """Part of an answer. Keys may be added in later versions."""
 
     model_config = ConfigDict(extra="allow")
 
 
-class MigOut(_Shown):
+class MigOut(Shown):
     """A MIG instance."""
 
     gi: int | None
     ci: int | None
 
 
-class GpuOut(_Shown):
+class GpuOut(Shown):
     """The GPU an event is about."""
 
     pci: str
@@ -126,31 +130,31 @@ class GpuOut(_Shown):
     mig: MigOut | None
 
 
-class NvSwitchOut(_Shown):
+class NvSwitchOut(Shown):
     """The NVSwitch an SXid is about."""
 
     pci: str
     instance: int | None
 
 
-class ProcessOut(_Shown):
+class ProcessOut(Shown):
     """The process the driver names, in the host's pid namespace."""
 
-    pid: int
+    pid: int | None
     name: str | None
     container_id: str | None
     pod: str | None
     exit_code: int | None
 
 
-class WitnessOut(_Shown):
+class WitnessOut(Shown):
     """A probe that saw the event."""
 
     probe: str
     delay_us: int
 
 
-class EventOut(_Shown):
+class EventOut(Shown):
     """One fault as a person would count it. A value that is not known is null."""
 
     schema_: Annotated[int, Field(alias="schema")]
@@ -186,14 +190,14 @@ class EventOut(_Shown):
     driver_version: str | None
 
 
-class MissedOut(_Shown):
+class MissedOut(Shown):
     """Cursors of items that retention deleted before they were read."""
 
     first: int
     last: int
 
 
-class PageOut(_Shown):
+class PageOut(Shown):
     """A page of the event stream."""
 
     events: list[EventOut]

@@ -69,8 +69,12 @@ def after_a_crash(
             make_pipeline=MAKE,
             places=where,
         )
-        first, second = await again(), await again()
         await store.stream.wait_beyond(0)
+        newest = store.stream.newest
+        first = await again()
+        if first is not None and first.events:
+            await store.stream.wait_beyond(newest)
+        second = await again()
         page = await store.stream.page(0, 1000)
         await store.close()
         return first, second, [item.event for item in page.items if item.event.kind is Kind.XID]

@@ -45,8 +45,8 @@ def test_a_real_capture_gives_one_event_for_each_fault(
         # The thirteens say their last word when they are complete.
         wait_for(lambda: sum(len(e["lines"]) for e in faults(running_daemon.events())) == 14, "every line")
         for reader in (follower, pages):
-            wait_for(
-                lambda items=reader.items: faults(items) == faults(everything_kept(running_daemon)),
+            reader.wait_until(
+                lambda items: faults(items) == faults(everything_kept(running_daemon)),
                 "a reader to have what is kept",
             )
         events = faults(everything_kept(running_daemon))

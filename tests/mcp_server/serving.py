@@ -11,22 +11,24 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from daemon.event import Event, Item
+from daemon.event import Event, Gpu, Item
 from daemon.ring import Ring
 from daemon.store import Store
 from daemon.stream import EventStream
 from mcp_server.app import build_app
+from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.server import build_server
 from mcp_server.services import Counters, Services
 from mcp_server.unix_socket import unix_socket
 from probes.health import ProbeHealth
+from tests.mcp_server.samples import STATUS
 from tests.support.waiting import DEADLINE_S
 
 FIRST_CURSOR = 1_000
@@ -35,7 +37,7 @@ HEARING = ProbeHealth("kmsg", hears=True, live=True, counters={"records": 7, "lo
 
 
 class Served:
-    """A running server. `health` may be changed while it runs."""
+    """A running server. `health` and `gpus` may be changed while it runs."""
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class Served:
         state_dir: Path | None = None,
     ) -> None:
         self.health: Sequence[ProbeHealth] = (HEARING,)
+        self.gpus: Sequence[Gpu] = ()
         self.socket_path = socket_path
         self._listen_host = listen_host
         self._idle_s = idle_s
@@ -54,6 +57,7 @@ class Served:
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
         self.failure: BaseException | None = None
+        self.stop_listening: Callable[[], None] | None = None
 
     def __enter__(self) -> Served:
         self._thread.start()
@@ -87,18 +91,21 @@ class Served:
             version="0.0.test",
             listen_host=self._listen_host,
             stream=self.stream,
-            status=lambda: {"node": "gpu-17", "hears": True},
+            status=lambda: STATUS,
             health=lambda: self.health,
             counters=lambda: Counters(forged_lines=2),
+            gpus=lambda: self.gpus,
         )
         try:
             async with AsyncExitStack() as stack:
                 if self._store is not None:
                     stack.push_async_callback(self._store.close)
                 server = build_server(self.services)
-                app = build_app(self.services, server, idle_s=self._idle_s)
+                app = self.app = build_app(self.services, server, idle_s=self._idle_s)
                 if self.socket_path is not None:
-                    await stack.enter_async_context(unix_socket(self.socket_path, self.services, server))
+                    servers = {None: server, Channel.CLAUDE: build_server(self.services, channel=True)}
+                    serving = unix_socket(self.socket_path, self.services, servers.__getitem__)
+                    self.stop_listening = await stack.enter_async_context(serving)
                 bound = bind("127.0.0.1", 0)
                 self.port: int = bound.getsockname()[1]
                 self.listener = Listener(app, bound, on_stop=self.stream.close)

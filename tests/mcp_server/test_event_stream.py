@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from daemon.event import Severity
+from daemon.page import Marks
 from tests.mcp_server.samples import revised, xid
 from tests.mcp_server.serving import SMALL_RING, Served
 
@@ -69,7 +70,7 @@ def test_many_events_arrive_complete_and_in_order(served: Served) -> None:
 
 def test_what_retention_deleted_is_told_once_without_an_id(served: Served) -> None:
     served.publish(*(xid(number=number) for number in range(250)))
-    served.stream.deleted_through = 1_240
+    served.stream.journal_reaches(Marks(0, 0, 1_240))
     with served.events("?since=1005") as reader:
         frames = [reader.frame() for _ in range(245)]
     missed = [frame for frame in frames if frame.get("event") == "missed"]

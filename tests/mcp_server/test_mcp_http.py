@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 
 from daemon.event import Process, Severity
+from daemon.page import Marks
 from mcp_server.services import Transport
 from tests.mcp_server.samples import xid
 from tests.mcp_server.serving import Served
@@ -58,14 +59,20 @@ def waiting(served: Served) -> bool:
 def test_the_tools_are_described(served: Served, era: str) -> None:
     listed = with_client(served, era, lambda client: client.list_tools())
     tools = {tool.name: tool for tool in listed.tools}
-    assert set(tools) == {"get_xid_events", "wait_for_xid"}
+    assert set(tools) == {
+        "get_xid_events",
+        "wait_for_xid",
+        "analyze_xid_errors",
+        "explain_xid",
+        "get_daemon_status",
+    }
     for tool in tools.values():
         assert tool.annotations.read_only_hint is True
         assert tool.description
         assert tool.title
         assert tool.output_schema["type"] == "object"
         assert "$ref" not in json.dumps(tool.input_schema)
-        assert "timed_out" in tools["wait_for_xid"].output_schema["required"]
+    assert "timed_out" in tools["wait_for_xid"].output_schema["required"]
 
 
 def test_a_page_comes_as_structured_content_with_every_key(served: Served, era: str) -> None:
@@ -187,6 +194,17 @@ def test_one_value_or_several_are_understood(served: Served, code: Any) -> None:
     assert [event["code"] for event in page["events"]] == [79]
 
 
+def test_a_process_without_a_pid_fits_the_schema(served: Served, era: str) -> None:
+    served.publish(replace(xid(), process=Process(None, "python3")))
+
+    async def work(client: Client) -> Any:
+        await client.list_tools()  # the client checks answers against the schemas listed
+        return await client.call_tool("get_xid_events")
+
+    page = with_client(served, era, work).structured_content
+    assert page["events"][0]["process"]["pid"] is None
+
+
 def test_an_unknown_tool_is_a_protocol_error(served: Served, era: str) -> None:
     async def work(client: Client) -> None:
         with pytest.raises(MCPError, match="Unknown tool 'format_disk'"):
@@ -212,7 +230,7 @@ def test_a_long_page_says_in_its_text_where_to_read_on(served: Served) -> None:
 
 def test_drills_and_missed_items_are_said(served: Served) -> None:
     served.publish(replace(xid(), drill=True), xid(number=2))
-    served.stream.deleted_through = 1_000
+    served.stream.journal_reaches(Marks(0, 0, 1_000))
     said = text(call(served, "legacy", "get_xid_events", since=5))
     assert "Items with cursors 6 to 1000 were deleted by retention" in said
     assert "DRILL, not a real fault: [fatal]" in said

@@ -1,0 +1,127 @@
+"""JSON-RPC messages from outside: reading them, refusing them, and the requests that are under way.
+
+What cannot be read is answered as JSON-RPC 2.0 says: -32700 for what is not JSON, -32600 for JSON
+that is no message, with the id of the request where one can be made out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Final
+
+import mcp_types as types
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from starlette.responses import Response
+
+from mcp_server.query import quoted
+
+TOO_MANY: Final = -32000
+"""Error code, in JSON-RPC's range for servers: a bound was reached; ask again later."""
+MAX_IN_FLIGHT: Final = 128
+"""Requests of one session that may wait for their answer at the same time."""
+
+Message = types.JSONRPCMessage
+
+
+class BadMessageError(Exception):
+    """What came is no message that can be taken; `answer` says so to whoever sent it."""
+
+    def __init__(self, code: int, message: str, request_id: types.RequestId | None = None) -> None:
+        super().__init__(message)
+        self.answer = error_message(code, message, request_id)
+
+
+def error_message(code: int, message: str, request_id: types.RequestId | None = None) -> types.JSONRPCError:
+    """A JSON-RPC error; without an id it answers nothing in particular."""
+    return types.JSONRPCError(jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=message))
+
+
+def to_json(message: Message) -> str:
+    """The message as it goes over the wire, one line."""
+    return message.model_dump_json(by_alias=True, exclude_unset=True)
+
+
+def parse_message(data: bytes) -> Message:
+    """The message in `data`. Raises BadMessageError."""
+    try:
+        return types.jsonrpc_message_adapter.validate_json(data, by_name=False)
+    except ValueError:  # pydantic's ValidationError is one
+        raise _why_not(data) from None
+
+
+def _why_not(data: bytes) -> BadMessageError:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return BadMessageError(types.PARSE_ERROR, "Parse error: not JSON")
+    if isinstance(value, list):
+        return BadMessageError(types.INVALID_REQUEST, "Invalid request: batches are not supported")
+    request_id = request_id_of(value)
+    return BadMessageError(types.INVALID_REQUEST, "Invalid request: not a JSON-RPC message", request_id)
+
+
+def request_id_of(value: object) -> types.RequestId | None:
+    """The id of what looks like a request; None for everything else."""
+    if not isinstance(value, dict) or "method" not in value:
+        return None
+    found = value.get("id")
+    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+
+
+def http_error(status: int, code: int, message: str, request_id: types.RequestId | None = None) -> Response:
+    """A JSON-RPC error as the whole answer to an HTTP request."""
+    return Response(to_json(error_message(code, message, request_id)), status, media_type="application/json")
+
+
+class InFlight:
+    """The requests of one session that wait for their answer, by id. Bounded.
+
+    The SDK bounds neither their number nor keeps two with one id apart: the answer to the first
+    would be taken for the answer to the second.
+    """
+
+    def __init__(self, most: int = MAX_IN_FLIGHT) -> None:
+        self._most = most
+        self._ids: set[types.RequestId] = set()
+        self._ended = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def admit(self, message: Message) -> None:
+        """Take note of what a client sent. Raises BadMessageError for a request that is not to be served."""
+        if isinstance(message, types.JSONRPCRequest):
+            self.begin(message.id)
+        elif isinstance(message, types.JSONRPCNotification) and message.method == "notifications/cancelled":
+            cancelled = cancelled_request_id_from_params(message.params)
+            if cancelled is not None:
+                self.end(cancelled)  # it is not answered any more
+
+    def begin(self, request_id: types.RequestId) -> None:
+        """A request was made. Raises BadMessageError when it is one too many, or its id is in use."""
+        key = coerce_request_id(request_id)
+        if key in self._ids:
+            text = f"Invalid request: id {quoted(str(request_id))} is in use"
+            raise BadMessageError(types.INVALID_REQUEST, text, request_id)
+        if len(self._ids) >= self._most:
+            text = f"Too many requests at once: at most {self._most} in a session"
+            raise BadMessageError(TOO_MANY, text, request_id)
+        self._ids.add(key)
+
+    def answered(self, message: Message) -> None:
+        """Take note of what the server sent."""
+        if isinstance(message, types.JSONRPCResponse | types.JSONRPCError) and message.id is not None:
+            self.end(message.id)
+
+    def end(self, request_id: types.RequestId) -> None:
+        """A request was answered or given up."""
+        self._ids.discard(coerce_request_id(request_id))
+        self._ended.set()
+
+    async def settled(self) -> None:
+        """Return when no request waits any more."""
+        while self._ids:
+            self._ended.clear()
+            await self._ended.wait()

@@ -1,0 +1,173 @@
+"""`/sse` and `/messages/`: the HTTP+SSE transport of 2024-11-05, for clients that know no other.
+
+`GET /sse` is the session: a stream whose first frame, `endpoint`, says where to post messages to;
+everything the server says comes as `message` frames. `POST /messages/?session_id=…` is a message
+of the client: 202 once the session has it, 400 with the protocol's error when it is none, 404
+when there is no such session. A session lasts as long as its stream.
+
+When the event stream closes, waiting tools answer; a moment later the input of every session ends,
+and with it, in order, the session and its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import mcp_types as types
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.transport_security import RequestBodyLimitMiddleware
+from sse_starlette import EventSourceResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from mcp_server.ending import LAST_WORDS_S, closed
+from mcp_server.guard import BODY_LIMIT
+from mcp_server.mcp_session import serve_session
+from mcp_server.replies import refusal
+from mcp_server.rpc import TOO_MANY, BadMessageError, Message, http_error, parse_message, to_json
+from mcp_server.server import McpServer
+from mcp_server.services import Services, Transport
+from probes.errors import UserError
+
+MAX_SESSIONS: Final = 1_024
+HANDOVER_S: Final = 10.0
+"""How long a message may wait for a session whose client does not read its answers."""
+MESSAGES_PATH: Final = "/messages/"
+"""Where the client is told to post to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    posted: MemoryObjectSendStream[Message]
+
+
+class SseEndpoint:
+    """`GET /sse`, and the sessions. `messages` is the endpoint they are posted to."""
+
+    def __init__(self, server: McpServer, services: Services) -> None:
+        self._server = server
+        self._services = services
+        self._sessions: dict[str, _Session] = {}
+        self.messages = MessagesEndpoint(self._sessions)
+        """`POST /messages/`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One session, for as long as its stream lasts."""
+        await self._answer(scope)(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response | _Stream:
+        if scope["method"] != "GET":
+            return Response(status_code=405, headers={"allow": "GET"})
+        if self._services.stream.closed:
+            return refusal(UserError("xidwatch is shutting down", hint="ask again when it is back"), 503)
+        if len(self._sessions) >= MAX_SESSIONS:
+            return http_error(503, TOO_MANY, f"Too many sessions: at most {MAX_SESSIONS}")
+        return _Stream(self._server, self._services, self._sessions)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve while the block runs, or until the event stream closes."""
+        ending = asyncio.create_task(self._end_sessions(), name="sse sessions")
+        try:
+            yield
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+
+    async def _end_sessions(self) -> None:
+        await closed(self._services.stream)
+        await asyncio.sleep(LAST_WORDS_S)
+        for session in self._sessions.values():
+            session.posted.close()
+
+
+class _Stream:
+    """The answer to `GET /sse`."""
+
+    def __init__(self, server: McpServer, services: Services, sessions: dict[str, _Session]) -> None:
+        self._server = server
+        self._services = services
+        self._sessions = sessions
+        self._id = secrets.token_hex(16)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        to_session, posted = anyio.create_memory_object_stream[Message](0)
+        to_client, frames = anyio.create_memory_object_stream[bytes](0)
+
+        async def converse() -> None:
+            async with to_client:
+                place = f"{scope.get('root_path', '')}{MESSAGES_PATH}?session_id={self._id}"
+                await to_client.send(f"event: endpoint\r\ndata: {place}\r\n\r\n".encode())
+                await self._converse(posted, to_client)
+
+        self._sessions[self._id] = _Session(to_session)
+        try:
+            with self._services.clients.present(Transport.SSE):
+                async with to_session, posted, to_client, frames:
+                    response = EventSourceResponse(frames, data_sender_callable=converse)
+                    await response(scope, receive, send)
+        finally:
+            del self._sessions[self._id]
+
+    async def _converse(
+        self, posted: MemoryObjectReceiveStream[Message], to_client: MemoryObjectSendStream[bytes]
+    ) -> None:
+        async def receive() -> Message | None:
+            try:
+                return await posted.receive()
+            except anyio.EndOfStream:
+                return None
+
+        async def send(message: Message) -> None:
+            try:
+                await to_client.send(f"event: message\r\ndata: {to_json(message)}\r\n\r\n".encode())
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+                raise ConnectionResetError from None
+
+        await serve_session(self._server, receive, send)
+
+
+class MessagesEndpoint:
+    """`POST /messages/`: hands messages to their session."""
+
+    def __init__(self, sessions: dict[str, _Session]) -> None:
+        self._sessions = sessions
+        self._bounded = RequestBodyLimitMiddleware(self._take, BODY_LIMIT)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One message."""
+        await self._bounded(scope, receive, send)
+
+    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return  # in the middle of its message; nobody is left to answer
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method != "POST":
+            return Response(status_code=405, headers={"allow": "POST"})
+        session = self._sessions.get(request.query_params.get("session_id", ""))
+        if session is None:
+            return http_error(404, types.INVALID_REQUEST, "Session not found")
+        try:
+            message = parse_message(await request.body())
+        except BadMessageError as bad:
+            return Response(to_json(bad.answer), 400, media_type="application/json")
+        try:
+            with anyio.fail_after(HANDOVER_S):
+                await session.posted.send(message)
+        except TimeoutError:
+            return http_error(503, TOO_MANY, "The session is busy: read its stream")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return http_error(404, types.INVALID_REQUEST, "Session not found")
+        return Response("Accepted", 202)

@@ -1,0 +1,75 @@
+"""Reading JSON-RPC messages, and the requests that are under way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mcp_types as types
+import pytest
+
+from mcp_server.rpc import MAX_IN_FLIGHT, TOO_MANY, BadMessageError, InFlight, error_message, parse_message
+
+
+def request(number: Any, method: str = "ping") -> types.JSONRPCRequest:
+    """A request with this id."""
+    return types.JSONRPCRequest(jsonrpc="2.0", id=number, method=method)
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "number"),
+    [
+        (b"nonsense", types.PARSE_ERROR, None),
+        (b"\xff", types.PARSE_ERROR, None),
+        (b"[" * 100_000, types.PARSE_ERROR, None),
+        (b"7", types.INVALID_REQUEST, None),
+        (b"{}", types.INVALID_REQUEST, None),
+        (b"[]", types.INVALID_REQUEST, None),
+        (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', types.INVALID_REQUEST, None),
+        (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', types.INVALID_REQUEST, 1),
+        (b'{"jsonrpc":"2.0","id":"a","method":7}', types.INVALID_REQUEST, "a"),
+        (b'{"jsonrpc":"2.0","id":3,"method":"ping","params":"x"}', types.INVALID_REQUEST, 3),
+        (b'{"jsonrpc":"2.0","id":true,"method":7}', types.INVALID_REQUEST, None),
+    ],
+)
+def test_what_is_no_message_is_refused_as_the_protocol_says(data: bytes, code: int, number: Any) -> None:
+    with pytest.raises(BadMessageError) as raised:
+        parse_message(data)
+    assert (raised.value.answer.error.code, raised.value.answer.id) == (code, number)
+    assert len(raised.value.answer.error.message) < 100
+
+
+def test_an_id_in_use_is_refused_until_its_request_is_answered() -> None:
+    asked = InFlight()
+    asked.admit(request(1))
+    with pytest.raises(BadMessageError, match="id '1' is in use"):
+        asked.admit(request("1"))  # the SDK takes both for the same
+    asked.answered(types.JSONRPCResponse(jsonrpc="2.0", id=1, result={}))
+    asked.admit(request(1))
+    asked.answered(error_message(types.INTERNAL_ERROR, "x", 1))
+    assert len(asked) == 0
+
+
+def test_a_cancelled_request_is_not_answered_any_more() -> None:
+    asked = InFlight()
+    asked.admit(request("a"))
+    cancelled = {"requestId": "a"}
+    asked.admit(types.JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params=cancelled))
+    assert len(asked) == 0
+
+
+def test_the_number_of_requests_is_bounded() -> None:
+    asked = InFlight()
+    for number in range(MAX_IN_FLIGHT):
+        asked.admit(request(number))
+    with pytest.raises(BadMessageError) as raised:
+        asked.admit(request(MAX_IN_FLIGHT))
+    assert raised.value.answer.error.code == TOO_MANY
+    asked.admit(types.JSONRPCNotification(jsonrpc="2.0", method="notifications/initialized"))
+
+
+def test_a_refused_request_does_not_free_the_id_it_wanted() -> None:
+    asked = InFlight()
+    asked.admit(request(1))
+    for _ in range(2):
+        with pytest.raises(BadMessageError):
+            asked.admit(request(1))
