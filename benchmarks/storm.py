@@ -111,7 +111,7 @@ def _storm(daemon: Daemon, log: FakeKernelLog, lines: int) -> _Heard:
     """Write the storm, and note when each of the others arrives."""
     arrivals: dict[int, float] = {}
     written: dict[int, float] = {}
-    subscriber = Subscriber(daemon.port, f"/events?gpu={CALM}")
+    subscriber = Subscriber(daemon.port, f"/events?gpu={CALM}&kind=xid")
     subscriber.wait_for_hello()
     listening = threading.Thread(target=_note_arrivals, args=(subscriber, arrivals), daemon=True)
     listening.start()
@@ -142,7 +142,7 @@ def _note_arrivals(subscriber: Subscriber, arrivals: dict[int, float]) -> None:
 
 
 def _counted(daemon: Daemon) -> int:
-    stormy: list[dict[str, Any]] = daemon.events(f"since=0&limit=1000&gpu={STORMY}")
+    stormy: list[dict[str, Any]] = daemon.events(f"since=0&limit=1000&gpu={STORMY}&kind=xid,overflow")
     return sum(event["count"] for event in stormy)
 
 

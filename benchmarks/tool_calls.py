@@ -57,7 +57,8 @@ def _make_events(daemon: Daemon, log: FakeKernelLog) -> None:
         log.write(f"NVRM: GPU at PCI:0000:{bus:02x}:00: GPU-{bus:08x}-0000-0000-0000-000000000000")
         for pid in range(10):
             log.write(f"NVRM: Xid (PCI:0000:{bus:02x}:00): 43, pid={5000 + pid}, name=python3, Ch 00000008")
-    wait_for(lambda: len(daemon.events()) == EVENTS, f"{EVENTS} events")
+    query = "since=0&limit=1000&kind=xid"
+    wait_for(lambda: len(daemon.events(query)) == EVENTS, f"{EVENTS} events")
 
 
 def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Figure:
