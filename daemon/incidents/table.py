@@ -138,6 +138,8 @@ class Incidents:
         if home is not None:
             self._join(home, member, fault)
             self._pull(home, member)
+            if home.pattern == patterns.MANY_GPUS and home.primary.xid == member.xid:
+                return  # it is one of the many already
         if not self._is_on_many_gpus(member, fault) and home is None:
             self._open(member, fault)
 
@@ -250,6 +252,7 @@ class Incidents:
         if not about and len(loose) < 2:
             return False
         incident = about[0] if about else self._open_with(loose)
+        is_news = incident.pattern != patterns.MANY_GPUS
         incident.pattern = patterns.MANY_GPUS
         for other in about:
             if other is not incident and other.is_open:
@@ -258,7 +261,7 @@ class Incidents:
             if fault.event.incident is None:
                 self._join(incident, member, fault)
         self._count_gpus(incident)
-        self._register.note(incident, urgent=True)
+        self._register.note(incident, urgent=is_news)
         return True
 
     def _merge(self, incident: Incident, other: Incident) -> None:
