@@ -65,6 +65,7 @@ def test_the_tools_are_described(served: Served, era: str) -> None:
         "analyze_xid_errors",
         "explain_xid",
         "get_daemon_status",
+        "get_incident_report",
     }
     for tool in tools.values():
         assert tool.annotations.read_only_hint is True
