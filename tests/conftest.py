@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
+
+# A shell starts what runs in the background with SIGINT ignored, and every program that a test starts
+# would inherit that: Ctrl-C could not be tested there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tests.support.bad_input import is_one_sentence
 from tests.support.command import running, xidwatch
 from tests.support.daemon import ROOT, Daemon, clean_environment, free_port
 from tests.support.kernel_log import FakeKernelLog
+from tests.support.waiting import DEADLINE_S
 from xidwatch import serve
 
 SIGTERM_DURING_THE_IMPORTS = """
@@ -54,7 +55,7 @@ def test_sigterm_while_it_waits_for_the_state_directory_ends_it_quietly(
     with running("serve", *flags, "--listen", f"127.0.0.1:{free_port()}") as second:
         second.wait_for_error("waiting for process")
         second.process.send_signal(signal.SIGTERM)
-        assert second.process.wait() == 0
+        assert second.process.wait(DEADLINE_S) == 0
         assert "Traceback" not in second.text("err")
 
 

@@ -23,7 +23,7 @@ from tests.support.daemon import ROOT, Daemon
 from tests.support.events import TIME_US, item
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.socket_stub import SocketStub
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 from xidwatch import tail
 from xidwatch.tail import Options, Start, parse_since
 
@@ -338,7 +338,7 @@ def test_a_follower_ends_quietly_on_ctrl_c(running_daemon: Daemon, kernel_log: F
         kernel_log.write(xid(43))
         command.wait_for_lines(1)
         command.process.send_signal(signal.SIGINT)
-        assert command.process.wait() == 130
+        assert command.process.wait(DEADLINE_S) == 130
         assert command.text("err") == ""
 
 
