@@ -29,7 +29,7 @@ from mcp_server.lines import LineReader
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.socket_mcp import serve_mcp
-from probes import kernel, procfs
+from probes import kernel
 from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg import KmsgProbe
@@ -65,7 +65,6 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         def health() -> Sequence[ProbeHealth]:
             return [probe.health()]
 
-        pipeline.learn_from_proc(procfs.gpus(), procfs.driver_version())
         intake.start()
         stack.callback(intake.close)
         probe.start()
