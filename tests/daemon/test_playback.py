@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from daemon.event import Event, Kind, Severity
@@ -27,6 +28,7 @@ from tests.support.saved_logs import (
 )
 
 SECOND_US = 1_000_000
+MINUTE_US = 60 * SECOND_US
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 
 FAULTS: dict[str, tuple[str, ...]] = {
@@ -138,12 +140,21 @@ def save(path: Path, form: str, records: list[Printed]) -> Path:
     return path
 
 
+def a_minute_begins_within_seconds(records: list[Printed]) -> bool:
+    return any(
+        later.wall_us - earlier.wall_us < MINUTE_US and later.wall_us // MINUTE_US > earlier.wall_us // MINUTE_US
+        for earlier, later in pairwise(records)
+    )
+
+
 @pytest.mark.parametrize("form", RENDERERS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=printed())
 def test_a_log_in_any_format_gives_the_events_that_were_heard_live(
     form: str, records: list[Printed], tmp_path: Path
 ) -> None:
+    # "dmesg -e" names only the minute where a new one begins: seconds apart may read as a minute.
+    assume(form != "dmesg -e" or not a_minute_begins_within_seconds(records))
     heard = live(records)
     coverage = replay.Coverage()
     events = replayed(save(tmp_path / "dmesg-saved", form, records), coverage=coverage)
