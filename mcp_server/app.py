@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mcp_server.admission import Admission
 from mcp_server.event_stream import IDLE_S, EventStreamEndpoint
 from mcp_server.guard import Guard, Hosts
 from mcp_server.health import HealthEndpoints
@@ -38,7 +39,8 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
     into the stream before this call is not counted, so make it before the probes start.
     """
     server = server or build_server(services)
-    mcp, sse = McpEndpoint(server, services), SseEndpoint(server, services)
+    admission = Admission()
+    mcp, sse = McpEndpoint(server, services, admission), SseEndpoint(server, services, admission)
     tally = EventTally(services.stream)
     health = HealthEndpoints(services)
     hosts = Hosts(services.listen_host, {services.node, *services.allowed_hosts})

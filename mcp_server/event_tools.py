@@ -51,7 +51,9 @@ class EventTools:
                 description=(
                     "Waits until a matching GPU fault event arrives and returns it at once, or returns with "
                     "timed_out after timeout_s. Call it again with since=next_cursor to go on watching "
-                    "without missing anything in between."
+                    "without missing anything in between. Without `since` any event that is new to the "
+                    "journal ends the wait: just after the daemon's start also an older fault that it reads "
+                    "from the kernel log (see the event's time)."
                 ),
                 arguments=WaitForXid,
                 result=WaitOut,

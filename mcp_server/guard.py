@@ -7,8 +7,8 @@
 * **Origin**, where a browser sends one, must be this daemon itself or a page served from
   loopback. 403 otherwise.
 * `/healthz`, `/readyz` and `/metrics` are open: kubelet and Prometheus ask by pod address.
-* A body declared larger than 1 MiB is refused with 413. Only /mcp and /messages/ read bodies, and
-  enforce the same limit on one that does not declare its length.
+* A body declared larger than `BODY_LIMIT` is refused with 413. Only /mcp and /messages/ read bodies, and
+  enforce the same limit on one that does not declare its length (see `admission`).
 * Every answer carries a Date and headers that keep browsers from sniffing, framing or caching it.
   uvicorn refreshes its own Date header from a timer, which would wake an idle daemon.
 """
@@ -29,7 +29,8 @@ from mcp_server.query import quoted
 from mcp_server.replies import refusal
 from probes.errors import UserError
 
-BODY_LIMIT: Final = 1024 * 1024
+BODY_LIMIT: Final = 256 * 1024
+"""Bytes of a request's body. The longest a client has reason to send is a pasted piece of a log."""
 SWALLOWED: Final = 16 * 1024 * 1024
 """A body that is refused is still read up to this size: a client that is cut off in the middle of
 sending does not see why."""

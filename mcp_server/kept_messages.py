@@ -5,6 +5,9 @@ replaced by an error that says so: a client that resumes its request then asks a
 waiting for ever. Whoever resumes after more was forgotten gets what is left: the cursor in every
 push shows the hole, and `get_xid_events` fills it.
 
+Messages are kept as the JSON that was sent. A push says the same to every session, and the `Shelf`
+keeps it once for all of them; it also bounds what all sessions keep together.
+
 Event ids are `SESSION-sNUMBER` on the stream for pushes and `SESSION-rNUMBER` on that of a
 request. `SESSION` is random, so that the ids of one session mean nothing in another.
 """
@@ -13,40 +16,92 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import mcp_types as types
 
-from mcp_server.rpc import TOO_MANY, Message, error_message, to_json
+from mcp_server.rpc import TOO_MANY, Message, error_message, parse_message, to_json
 
 MAX_MESSAGES: Final = 128
 """Of pushes, and again of everything that belongs to requests."""
 MAX_BYTES: Final = 128 * 1024
 """As JSON; again for each of the two."""
+SHELF_BYTES: Final = 32 * 1024 * 1024
+"""What all sessions keep together."""
 PUSHES: Final = "_GET_stream"
 """The SDK's name for the stream that belongs to no request."""
+
+
+class Shelf:
+    """The texts that sessions keep, each of them once. Belongs to the event loop.
+
+    When they take more than they may, the session that has been silent longest forgets first.
+    """
+
+    def __init__(self, most_bytes: int = SHELF_BYTES) -> None:
+        self.bytes = 0
+        """What the texts take now."""
+        self._most_bytes = most_bytes
+        self._texts: dict[bytes, _Shared] = {}
+        self._by_silence: OrderedDict[KeptMessages, None] = OrderedDict()
+
+    def put(self, owner: KeptMessages, text: bytes) -> bytes:
+        """Keep a text for a session; the one object that all who keep it share."""
+        shared = self._texts.get(text)
+        if shared is None:
+            shared = self._texts[text] = _Shared(text)
+            self.bytes += len(text)
+        shared.owners += 1
+        self._by_silence[owner] = None
+        self._by_silence.move_to_end(owner)
+        return shared.text
+
+    def drop(self, text: bytes) -> None:
+        """A session keeps this text no longer."""
+        shared = self._texts[text]
+        shared.owners -= 1
+        if not shared.owners:
+            del self._texts[text]
+            self.bytes -= len(text)
+
+    def leave(self, owner: KeptMessages) -> None:
+        """A session keeps nothing any more."""
+        self._by_silence.pop(owner, None)
+
+    def make_room(self) -> None:
+        """Let sessions forget until what is left is within the bound."""
+        while self.bytes > self._most_bytes:
+            silent = next(iter(self._by_silence))
+            if not silent.forget_oldest():
+                self.leave(silent)
+
+
+@dataclass(slots=True)
+class _Shared:
+    text: bytes
+    owners: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """One message."""
 
-    event_id: str
     number: int
     """Grows through the session."""
     stream: str
     """`PUSHES`, or the request's id as text."""
-    message: Message | None
-    """None: marks where a stream begins."""
-    size: int
+    text: bytes
+    """The message as JSON; empty: marks where a stream begins."""
+    ends_stream: bool
+    """Whether it is the answer to its stream's request."""
 
     @property
-    def ends_stream(self) -> bool:
-        """Whether it is the answer to its stream's request."""
-        return isinstance(self.message, types.JSONRPCResponse | types.JSONRPCError) and self.stream != PUSHES
+    def message(self) -> Message | None:
+        """The message; None where a stream begins."""
+        return parse_message(self.text) if self.text else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +115,43 @@ class Position:
 class KeptMessages:
     """The messages of one session."""
 
-    def __init__(self, *, most: int = MAX_MESSAGES, most_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, shelf: Shelf | None = None, *, most: int = MAX_MESSAGES, most_bytes: int = MAX_BYTES
+    ) -> None:
+        self._shelf = shelf or Shelf()
         self._most = most
         self._most_bytes = most_bytes
         self._token = secrets.token_hex(8)
         self._id = re.compile(rf"{self._token}-([sr])([0-9]{{1,15}})", re.ASCII)
         self._last = 0
-        self._pushes: deque[Kept] = deque()
-        self._requests: deque[Kept] = deque()
-        self._bytes = {id(self._pushes): 0, id(self._requests): 0}
+        self._cleared = False
+        self._pushes = _Log()
+        self._requests = _Log()
 
     def add(self, stream: str, message: Message | None) -> str:
-        """Keep a message; its event id."""
-        log, letter = (self._pushes, "s") if stream == PUSHES else (self._requests, "r")
-        size = len(to_json(message)) if message is not None else 0
-        if size > self._most_bytes:
+        """Keep a message; its event id. After `clear` nothing is kept any more."""
+        log = self._pushes if stream == PUSHES else self._requests
+        text = to_json(message).encode() if message is not None else b""
+        if len(text) > self._most_bytes:
             message = _too_large(message)
-            size = len(to_json(message)) if message is not None else 0
+            text = to_json(message).encode() if message is not None else b""
+        is_answer = isinstance(message, types.JSONRPCResponse | types.JSONRPCError)
         self._last += 1
-        event_id = f"{self._token}-{letter}{self._last}"
-        log.append(Kept(event_id, self._last, stream, message, size))
-        self._bytes[id(log)] += size
-        while len(log) > self._most or self._bytes[id(log)] > self._most_bytes:
-            self._bytes[id(log)] -= log.popleft().size
-        return event_id
+        kept = Kept(
+            self._last, stream, self._shelf.put(self, text), ends_stream=is_answer and stream != PUSHES
+        )
+        log.messages.append(kept)
+        log.bytes += len(text)
+        if self._cleared:
+            self._forget_first(log)
+        while len(log.messages) > self._most or log.bytes > self._most_bytes:
+            self._forget_first(log)
+        self._shelf.make_room()
+        return self.event_id(kept)
+
+    def event_id(self, kept: Kept) -> str:
+        """The id by which a client names this message."""
+        return f"{self._token}-{'s' if kept.stream == PUSHES else 'r'}{kept.number}"
 
     def find(self, event_id: str) -> Position | None:
         """The place after this event; None when the id is not of this session, or its stream is forgotten."""
@@ -93,14 +161,42 @@ class KeptMessages:
         number = int(found[2])
         if found[1] == "s":
             return Position(PUSHES, number)
-        stream = next((kept.stream for kept in self._requests if kept.number == number), None)
+        stream = next((kept.stream for kept in self._requests.messages if kept.number == number), None)
         return None if stream is None else Position(stream, number)
 
     def after(self, position: Position) -> Iterator[Kept]:
         """What is kept of the stream beyond the place."""
-        for kept in list(self._pushes if position.stream == PUSHES else self._requests):
+        for kept in list((self._pushes if position.stream == PUSHES else self._requests).messages):
             if kept.number > position.number and kept.stream == position.stream:
                 yield kept
+
+    def forget_oldest(self) -> bool:
+        """Forget the message that has been kept longest; False when there is none."""
+        logs = [log for log in (self._pushes, self._requests) if log.messages]
+        if logs:
+            self._forget_first(min(logs, key=lambda log: log.messages[0].number))
+        return bool(logs)
+
+    def clear(self) -> None:
+        """Forget everything: the session has ended."""
+        self._cleared = True
+        for log in (self._pushes, self._requests):
+            for kept in log.messages:
+                self._shelf.drop(kept.text)
+            log.messages.clear()
+            log.bytes = 0
+        self._shelf.leave(self)
+
+    def _forget_first(self, log: _Log) -> None:
+        text = log.messages.popleft().text
+        log.bytes -= len(text)
+        self._shelf.drop(text)
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.messages: deque[Kept] = deque()
+        self.bytes = 0
 
 
 def _too_large(message: Message | None) -> Message | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-LINE_LIMIT: Final = 1024 * 1024
+LINE_LIMIT: Final = 256 * 1024
 """Bytes of a line, without its newline."""
 LINE_S: Final = 30.0
 """From the first byte of a line to its newline."""

@@ -24,6 +24,8 @@ from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
 from daemon.filter import EVERYTHING, EventFilter
 from daemon.stream import EventStream
 from mcp_server.addresses import Address, parse
+from mcp_server.client import CLIENT
+from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.reading import follow_pages, until_closed
 from mcp_server.refusals import bad_params, cannot_now
 from mcp_server.resources import Resources
@@ -42,6 +44,8 @@ from probes.errors import UserError
 
 MOST_STREAMS: Final = 4_096
 """Open listen streams of all clients together; one holds about 50 KB."""
+MOST_CLIENT_STREAMS: Final = 1_024
+"""Those of one client (see `client`)."""
 
 
 class Listening:
@@ -49,6 +53,7 @@ class Listening:
 
     def __init__(self, stream: EventStream, resources: Resources) -> None:
         self.open_streams = 0
+        self._by_client = Quota(MOST_CLIENT_STREAMS)
         self._stream = stream
         self._resources = resources
 
@@ -62,7 +67,11 @@ class Listening:
             raise cannot_now(UserError("Too many listen streams are open", hint="use wait_for_xid"))
         self.open_streams += 1
         try:
-            return await self._serve(context, context.request_id, params)
+            with self._by_client.taken_by(CLIENT.get()):
+                return await self._serve(context, context.request_id, params)
+        except OverQuotaError:
+            text = f"A client can have {MOST_CLIENT_STREAMS} listen streams open at most"
+            raise cannot_now(UserError(text, hint="one stream can be about many resources")) from None
         except UserError as error:
             raise cannot_now(error) from None
         finally:
@@ -108,7 +117,7 @@ class Listening:
         return asked
 
     async def _honoured(self, asked: types.SubscriptionFilter) -> dict[str, Address]:
-        """Of the resources asked for, those that exist and can change."""
+        """Of the resources asked for, those that exist and can change; each by its first spelling."""
         uris = dict.fromkeys(asked.resource_subscriptions or ())
         if len(uris) > MOST_SUBSCRIPTIONS:
             raise bad_params(
@@ -117,10 +126,12 @@ class Listening:
                     hint="listen to xid://events for every event",
                 )
             )
-        honoured = {}
+        honoured: dict[str, Address] = {}
         for uri in uris:
             address = parse(uri)
-            if address is not None and address.changes and await self._resources.exists(address):
+            if address is None or not address.changes or address in honoured.values():
+                continue
+            if await self._resources.exists(address):
                 honoured[uri] = address
         return honoured
 

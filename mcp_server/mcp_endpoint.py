@@ -1,9 +1,9 @@
 """`/mcp`: Streamable HTTP, with the sessions of the 2025 eras and the single exchanges of 2026-07-28.
 
-What the SDK leaves open is bounded here: how many sessions there are, how long an idle one is kept,
-how many requests one client and one session may have open, and that no two requests of a session
-share an id. The stream for pushes goes to whoever asked last: after a network failure the old one
-may look alive for long.
+What the SDK leaves open is bounded here and in `admission` and `session_registry`: how many sessions
+there are and of whom, how long an idle one is kept, how many requests one client and one session may
+have open, and that no two requests of a session share an id. The stream for pushes goes to whoever
+asked last: after a network failure the old one may look alive for long.
 
 The end of the daemon is described in `ending`.
 """
@@ -16,35 +16,38 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Final
-from weakref import WeakValueDictionary
 
 import mcp_types as types
 from mcp.server.streamable_http import LAST_EVENT_ID_HEADER, MCP_SESSION_ID_HEADER, EventStore
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import RequestBodyLimitMiddleware, TransportSecuritySettings
+from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from mcp_server.admission import Admission, BodyTooLargeError, NoRoomError, answer_to
+from mcp_server.client import CLIENT, address_of
 from mcp_server.ending import LAST_WORDS_S, closed
 from mcp_server.guard import BODY_LIMIT
-from mcp_server.kept_messages import PUSHES
+from mcp_server.kept_messages import PUSHES, Shelf
 from mcp_server.mcp_session_state import PushStream, SessionState
-from mcp_server.quota import OverQuotaError, Quota
+from mcp_server.quota import OverQuotaError
 from mcp_server.replies import refusal
 from mcp_server.rpc import TOO_MANY, BadMessageError, http_error, request_id_of, to_json
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
+from mcp_server.session_registry import OpenSession, SessionRegistry
 from probes.errors import UserError
 
 MAX_SESSIONS: Final = 1_024
 """A session of the 2025 eras holds about 110 KB until it was idle for long."""
+MAX_ADDRESS_SESSIONS: Final = 512
+"""Sessions of one address. Clients behind a proxy, or on the node itself, share theirs."""
 IDLE_S: Final = 30 * 60.0
 """A session without a request or an open stream is forgotten after this time."""
 RETRY_MS: Final = 1_000
 """How soon a client whose stream was cut should come back for the rest."""
-MAX_REQUESTS: Final = 2_048
-"""Requests that one address may have open."""
 MAX_SESSION_REQUESTS: Final = 160
 """Requests that one session may have open: `MAX_IN_FLIGHT` calls, and streams beside them."""
 
@@ -54,9 +57,11 @@ _admitted: ContextVar[list[SessionState] | None] = ContextVar("_admitted", defau
 class _Sessions(StreamableHTTPSessionManager):
     """The SDK's manager, which reads `event_store` once for each session it opens."""
 
+    shelf: Shelf
+
     @property  # an attribute in the base class; a test watches that each session gets its own
     def event_store(self) -> EventStore:
-        state = SessionState()
+        state = SessionState(self.shelf)
         admitted = _admitted.get()
         if admitted is not None:
             admitted.append(state)
@@ -70,23 +75,27 @@ class _Sessions(StreamableHTTPSessionManager):
 class McpEndpoint:
     """The endpoint; answers only while `running`."""
 
-    def __init__(self, server: McpServer, services: Services) -> None:
+    def __init__(self, server: McpServer, services: Services, admission: Admission) -> None:
         self._services = services
+        self._admission = admission
         self._sessions = _Sessions(
             server,
-            max_sessions=MAX_SESSIONS,
-            session_idle_timeout=IDLE_S,
+            max_sessions=None,  # bounded by the registry, which knows whose they are
+            session_idle_timeout=None,  # so are they
             retry_interval=RETRY_MS,
             max_request_body_size=BODY_LIMIT,
             # Host and Origin are checked once, for every path, in `guard`, which knows more
             # than the patterns of this setting can say.
             security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
-        self._bounded = RequestBodyLimitMiddleware(self._serve, BODY_LIMIT)
-        # A session's state lives as long as the SDK's transport, which holds it.
-        self._states: WeakValueDictionary[str, SessionState] = WeakValueDictionary()
-        self._by_address = Quota(MAX_REQUESTS)
-        self._by_session = Quota(MAX_SESSION_REQUESTS)
+        self._sessions.shelf = Shelf()
+        self._registry = SessionRegistry(
+            self._end_session,
+            most=MAX_SESSIONS,
+            most_of_address=MAX_ADDRESS_SESSIONS,
+            most_requests=MAX_SESSION_REQUESTS,
+            idle_s=IDLE_S,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, for as long as its answer or stream lasts."""
@@ -94,56 +103,79 @@ class McpEndpoint:
             error = UserError("xidwatch is shutting down", hint="ask again when it is back")
             await refusal(error, 503)(scope, receive, send)
             return
-        address = scope["client"][0] if scope.get("client") else ""
-        session = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
+        CLIENT.set(address_of(scope))
         try:
-            with self._by_address.taken_by(address), self._services.clients.present(Transport.MCP):
-                if session is None or session not in self._states:
-                    await self._bounded(scope, receive, send)
-                else:
-                    with self._by_session.taken_by(session):
-                        await self._bounded(scope, receive, send)
-        except OverQuotaError:
-            await http_error(429, TOO_MANY, "Too many requests at once")(scope, receive, send)
+            with self._services.clients.present(Transport.MCP):
+                async with self._admission.admitted(scope, receive) as body:
+                    await self._serve(body, scope, _replayed(body, receive), send)
+        except ClientDisconnect:
+            return  # in the middle of its message; nobody is left to answer
+        except (BodyTooLargeError, NoRoomError, OverQuotaError) as error:
+            await answer_to(error)(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """One request whose body has been read."""
-        body = await receive()
-        if body["type"] == "http.disconnect" or body.get("more_body"):
-            return  # the client left in the middle of its message
-        headers = Headers(scope=scope)
-        session = headers.get(MCP_SESSION_ID_HEADER)
-        state = self._states.get(session) if session is not None else None
-        receive = _replayed(body, receive)
-        if session is None or state is None:
+        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
+        session = self._registry.get(session_id)
+        if session is not None:
+            with self._registry.serving(session):
+                await self._serve_session(
+                    session, body, scope, receive, self._noticing_its_end(session, send)
+                )
+        elif session_id is None and _method(body) == "initialize":
+            try:
+                async with self._registry.place_for(address_of(scope)):
+                    await self._open(scope, receive, send)
+            except OverQuotaError:
+                await http_error(503, TOO_MANY, "Too many open sessions")(scope, receive, send)
+        else:
             await self._open(scope, receive, send)
-        elif scope["method"] == "GET":
-            await self._stream(state, scope, receive, send)
+
+    async def _serve_session(
+        self, session: OpenSession, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        session.was_used = True
+        if scope["method"] == "GET":
+            await self._stream(session.state, scope, receive, send)
         elif scope["method"] == "DELETE":
             await self._sessions.handle_request(scope, receive, send)
-            state.close()
+            self._registry.forget(session)
         else:
-            await self._exchange(state, body.get("body", b""), scope, receive, send)
+            await self._exchange(session.state, body, scope, receive, send)
+
+    def _noticing_its_end(self, session: OpenSession, send: Send) -> Send:
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 404:
+                self._registry.forget(session)  # it ended by itself
+            await send(message)
+
+        return watched
 
     async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A request without a session, which may become one."""
         admitted: list[SessionState] = []
         _admitted.set(admitted)
+        opened: list[OpenSession] = []
 
         async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and admitted:
-                session = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
-                if session is not None:
-                    self._states[session] = admitted[0]
+            if message["type"] == "http.response.start" and message["status"] < 400 and admitted:
+                session_id = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
+                if session_id is not None:
+                    opened.append(self._registry.opened(session_id, address_of(scope), admitted[0]))
+                    opened[0].open_requests += 1
             await send(message)
 
-        await self._sessions.handle_request(scope, receive, watched)
+        try:
+            await self._sessions.handle_request(scope, receive, watched)
+        finally:
+            for session in opened:
+                session.open_requests -= 1
 
     async def _exchange(
         self, state: SessionState, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A message to a session. The request in it is under way until the session has answered it."""
-        request_id = _request_id(body)
+        request_id = request_id_of(_message(body))
         if request_id is None:
             await self._sessions.handle_request(scope, receive, send)
             return
@@ -153,13 +185,19 @@ class McpEndpoint:
             status = 429 if bad.answer.error.code == TOO_MANY else 400
             await Response(to_json(bad.answer), status, media_type="application/json")(scope, receive, send)
             return
+        taken = False
 
         async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                state.in_flight.end(request_id)  # refused before the session saw it
+            nonlocal taken
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                taken = True
             await send(message)
 
-        await self._sessions.handle_request(scope, receive, watched)
+        try:
+            await self._sessions.handle_request(scope, receive, watched)
+        finally:
+            if not taken:
+                state.in_flight.end(request_id)  # refused or failed before the session saw it
 
     async def _stream(self, state: SessionState, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream of pushes, or a stream that is taken up again."""
@@ -206,8 +244,18 @@ class McpEndpoint:
             up.set()
             await closed(self._services.stream)
             await asyncio.sleep(LAST_WORDS_S)
-            for state in list(self._states.values()):
-                state.close()
+            await self._registry.close()
+
+    async def _end_session(self, session_id: str) -> None:
+        """End a session as its client would."""
+        scope: Scope = {
+            "type": "http",
+            "method": "DELETE",
+            "path": "/mcp",
+            "query_string": b"",
+            "headers": [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())],
+        }
+        await self._sessions.handle_request(scope, _replayed(b"", _nothing_more), _to_nobody)
 
 
 class _OpenAnswer:
@@ -229,9 +277,9 @@ class _OpenAnswer:
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _replayed(body: Message, receive: Receive) -> Receive:
+def _replayed(body: bytes, receive: Receive) -> Receive:
     """`receive`, with the body that was already taken from it in front."""
-    left = [body]
+    left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
         return left.pop() if left else await receive()
@@ -239,8 +287,22 @@ def _replayed(body: Message, receive: Receive) -> Receive:
     return again
 
 
-def _request_id(body: bytes) -> types.RequestId | None:
-    """The id of the request in a body; None when there is none, or nothing that can be read."""
+async def _nothing_more() -> Message:
+    return {"type": "http.disconnect"}
+
+
+async def _to_nobody(message: Message) -> None:
+    """Drop a message of an answer."""
+
+
+def _message(body: bytes) -> object:
+    """The JSON of a body; None when it is none."""
     with suppress(ValueError, RecursionError):
-        return request_id_of(json.loads(body))
+        return json.loads(body)
     return None
+
+
+def _method(body: bytes) -> object:
+    """The method that a body asks for; None when nothing can be read."""
+    message = _message(body)
+    return message.get("method") if isinstance(message, dict) else None

@@ -16,7 +16,7 @@ import anyio
 import mcp_types as types
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 
-from mcp_server.kept_messages import KeptMessages, Position
+from mcp_server.kept_messages import KeptMessages, Position, Shelf
 from mcp_server.rpc import InFlight
 
 
@@ -32,12 +32,12 @@ class PushStream:
 class SessionState(EventStore):
     """One session. Belongs to the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf) -> None:
         self.in_flight: Final = InFlight()
         """Requests that have no answer yet, whether or not their client still waits for it."""
         self.push_stream: PushStream | None = None
         """The one that is open; None: no client listens."""
-        self._kept = KeptMessages()
+        self._kept = KeptMessages(shelf)
         self._added = asyncio.Event()
         self._tails: dict[str, object] = {}
 
@@ -54,7 +54,8 @@ class SessionState(EventStore):
         return self._kept.find(event_id)
 
     def close(self) -> None:
-        """End every resumed stream: the session has ended."""
+        """Forget what was said and end every resumed stream: the session has ended."""
+        self._kept.clear()
         self._tails.clear()
         self._wake()
 
@@ -71,8 +72,8 @@ class SessionState(EventStore):
             while self._tails.get(stream) is mine:
                 added = self._added
                 for kept in self._kept.after(position):
-                    if kept.message is not None:
-                        await send_callback(EventMessage(kept.message, kept.event_id))
+                    if (message := kept.message) is not None:
+                        await send_callback(EventMessage(message, self._kept.event_id(kept)))
                     if kept.ends_stream:
                         return None
                     position = Position(stream, kept.number)

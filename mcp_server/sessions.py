@@ -42,6 +42,10 @@ class Wishes:
     is_served: bool = False
     """True while a push loop runs for the session."""
 
+    def spelling_of(self, address: Address) -> str | None:
+        """The URI by which this resource is subscribed; None when it is not."""
+        return next((uri for uri, subscribed in self.resources.items() if subscribed == address), None)
+
     def wants_message(self, level: types.LoggingLevel) -> bool:
         """Whether a log message of this level is to be sent."""
         return _LEVELS.index(level) >= _LEVELS.index(self.level)
@@ -85,7 +89,11 @@ class Sessions:
             raise cannot_now(error) from None
         if not address.changes:
             raise bad_params(UserError("This resource never changes", hint="read it when you need it"))
-        if uri not in wishes.resources and len(wishes.resources) >= MOST_SUBSCRIPTIONS:
+        if uri in wishes.resources:
+            return types.EmptyResult()
+        if (known := wishes.spelling_of(address)) is not None:
+            raise bad_params(UserError("The session has subscribed to this resource", hint=f"as {known}"))
+        if len(wishes.resources) >= MOST_SUBSCRIPTIONS:
             raise bad_params(
                 UserError(
                     f"A session can subscribe to {MOST_SUBSCRIPTIONS} resources at most",

@@ -21,15 +21,16 @@ from typing import Final
 import anyio
 import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp.server.transport_security import RequestBodyLimitMiddleware
 from sse_starlette import EventSourceResponse
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mcp_server.admission import Admission, BodyTooLargeError, NoRoomError, answer_to
+from mcp_server.client import CLIENT, address_of
 from mcp_server.ending import LAST_WORDS_S, closed
-from mcp_server.guard import BODY_LIMIT
 from mcp_server.mcp_session import serve_session
+from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import refusal
 from mcp_server.rpc import TOO_MANY, BadMessageError, Message, http_error, parse_message, to_json
 from mcp_server.server import McpServer
@@ -37,6 +38,8 @@ from mcp_server.services import Services, Transport
 from probes.errors import UserError
 
 MAX_SESSIONS: Final = 1_024
+MAX_ADDRESS_SESSIONS: Final = 512
+"""Sessions of one address. Clients behind a proxy, or on the node itself, share theirs."""
 HANDOVER_S: Final = 10.0
 """How long a message may wait for a session whose client does not read its answers."""
 MESSAGES_PATH: Final = "/messages/"
@@ -51,16 +54,24 @@ class _Session:
 class SseEndpoint:
     """`GET /sse`, and the sessions. `messages` is the endpoint they are posted to."""
 
-    def __init__(self, server: McpServer, services: Services) -> None:
+    def __init__(self, server: McpServer, services: Services, admission: Admission) -> None:
         self._server = server
         self._services = services
         self._sessions: dict[str, _Session] = {}
-        self.messages = MessagesEndpoint(self._sessions)
+        self._by_address = Quota(MAX_ADDRESS_SESSIONS)
+        self.messages = MessagesEndpoint(self._sessions, admission)
         """`POST /messages/`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One session, for as long as its stream lasts."""
-        await self._answer(scope)(scope, receive, send)
+        address = address_of(scope)
+        CLIENT.set(address)
+        try:
+            with self._by_address.taken_by(address):
+                await self._answer(scope)(scope, receive, send)
+        except OverQuotaError:
+            text = f"Too many sessions: at most {MAX_ADDRESS_SESSIONS} from one address"
+            await http_error(503, TOO_MANY, text)(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response | _Stream:
         if scope["method"] != "GET":
@@ -137,37 +148,39 @@ class _Stream:
 class MessagesEndpoint:
     """`POST /messages/`: hands messages to their session."""
 
-    def __init__(self, sessions: dict[str, _Session]) -> None:
+    def __init__(self, sessions: dict[str, _Session], admission: Admission) -> None:
         self._sessions = sessions
-        self._bounded = RequestBodyLimitMiddleware(self._take, BODY_LIMIT)
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One message."""
-        await self._bounded(scope, receive, send)
-
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        try:
-            response = await self._answer(request)
-        except ClientDisconnect:
-            return  # in the middle of its message; nobody is left to answer
+        """One message. Whom it is for is looked up before its body is read."""
+        request = Request(scope)
+        session = self._sessions.get(request.query_params.get("session_id", ""))
+        if request.method != "POST":
+            response = Response(status_code=405, headers={"allow": "POST"})
+        elif session is None:
+            response = http_error(404, types.INVALID_REQUEST, "Session not found")
+        else:
+            try:
+                async with self._admission.admitted(scope, receive) as body:
+                    response = await _hand_over(body, session)
+            except ClientDisconnect:
+                return  # in the middle of its message; nobody is left to answer
+            except (BodyTooLargeError, NoRoomError, OverQuotaError) as error:
+                response = answer_to(error)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        if request.method != "POST":
-            return Response(status_code=405, headers={"allow": "POST"})
-        session = self._sessions.get(request.query_params.get("session_id", ""))
-        if session is None:
-            return http_error(404, types.INVALID_REQUEST, "Session not found")
-        try:
-            message = parse_message(await request.body())
-        except BadMessageError as bad:
-            return Response(to_json(bad.answer), 400, media_type="application/json")
-        try:
-            with anyio.fail_after(HANDOVER_S):
-                await session.posted.send(message)
-        except TimeoutError:
-            return http_error(503, TOO_MANY, "The session is busy: read its stream")
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return http_error(404, types.INVALID_REQUEST, "Session not found")
-        return Response("Accepted", 202)
+
+async def _hand_over(body: bytes, session: _Session) -> Response:
+    try:
+        message = parse_message(body)
+    except BadMessageError as bad:
+        return Response(to_json(bad.answer), 400, media_type="application/json")
+    try:
+        with anyio.fail_after(HANDOVER_S):
+            await session.posted.send(message)
+    except TimeoutError:
+        return http_error(503, TOO_MANY, "The session is busy: read its stream")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return http_error(404, types.INVALID_REQUEST, "Session not found")
+    return Response("Accepted", 202)

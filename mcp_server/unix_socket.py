@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Final
 
 from mcp_server import socket_file
+from mcp_server.client import CLIENT, process_of
 from mcp_server.hello import Channel, WantEvents, WantMcp, WantStatus, parse_hello
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
+from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import error_json
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 512
 """Beyond this a connection is answered with an error line."""
+MAX_PROCESS_CONNECTIONS: Final = 128
+"""The same for the connections of one process."""
 FIRST_LINE_S: Final = 10.0
 """A client that has not said by then what it wants is let go."""
 BUFFER_BYTES: Final = 64 * 1024
@@ -74,6 +78,7 @@ class _Clients:
         self._services = services
         self._servers = servers
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._by_process = Quota(MAX_PROCESS_CONNECTIONS)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its first line to its end."""
@@ -81,11 +86,7 @@ class _Clients:
         assert task is not None
         self._open[task] = writer
         try:
-            if len(self._open) > MAX_CONNECTIONS:
-                await _send(writer, error_json(_too_many()))
-            else:
-                with self._services.clients.present(Transport.SOCKET):
-                    await self._converse(reader, writer)
+            await self._admit(reader, writer)
             writer.close()
             await writer.wait_closed()
         except OSError:
@@ -99,6 +100,18 @@ class _Clients:
         finally:
             del self._open[task]
             writer.transport.abort()
+
+    async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) > MAX_CONNECTIONS:
+            await _send(writer, error_json(_too_many(MAX_CONNECTIONS)))
+            return
+        process = process_of(writer)
+        CLIENT.set(process)
+        try:
+            with self._by_process.taken_by(process), self._services.clients.present(Transport.SOCKET):
+                await self._converse(reader, writer)
+        except OverQuotaError:
+            await _send(writer, error_json(_too_many(MAX_PROCESS_CONNECTIONS, "of this process ")))
 
     async def end(self) -> None:
         """Let every conversation come to its end, then cut off what is still open."""
@@ -146,7 +159,7 @@ async def _send(writer: asyncio.StreamWriter, line: str) -> None:
     await writer.drain()
 
 
-def _too_many() -> UserError:
+def _too_many(most: int, whose: str = "") -> UserError:
     return UserError(
-        "too many connections on this socket", hint=f"at most {MAX_CONNECTIONS}: end some, or try again later"
+        f"too many connections {whose}on this socket", hint=f"at most {most}: end some, or try again later"
     )

@@ -88,7 +88,7 @@ def _serve(options: argparse.Namespace) -> int:
     config = _config(options)  # a mistyped flag is told before a second of imports
     from xidwatch import serve
 
-    return serve.run(config)
+    serve.run(config)
 
 
 def _tail_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ answer yet:
 * When the daemon goes away, every request without an answer gets a JSON-RPC error, and the exit
   code is 1. A request that was on its way is one of them: the host may ask again.
 * When nobody reads stdout any more, the relay ends.
+* A line of the host that is longer than the daemon takes is dropped and answered with an error.
 
 Only if no socket was named, and there is none at the usual places, it runs without a daemon (see
 `alone`). A socket that exists and does not answer, or may not be opened, is an error.
@@ -41,6 +42,8 @@ _GOODBYE_S = 3.0
 _CHUNK = 65_536
 _ATOMIC = 4_096
 """A descriptor that poll calls writable takes this much without blocking (PIPE_BUF)."""
+_LINE_BYTES = 1 << 20
+"""The longest line of the host that is held; the daemon takes less."""
 _HELD_BYTES = 1 << 20
 """What may wait to be written to one side before no more is read from the other."""
 _ANSWER = re.compile(rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(?:result|error)":')
@@ -68,7 +71,7 @@ class Relay:
         self._sink = sink
         self._to_daemon = bytearray()
         self._to_host = bytearray()
-        self._from_host = Lines()
+        self._from_host = Lines(_LINE_BYTES)
         self._from_daemon = Lines()
         self._asked = Asked()
         self._host_ended_at: float | None = None
@@ -108,6 +111,8 @@ class Relay:
         for line in lines:
             self._asked.heard(line)
             self._to_daemon += line
+        for _ in range(self._from_host.take_dropped()):
+            self._to_host += _TOO_LONG
 
     def _write_host(self, state: int) -> None:
         if state & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
@@ -172,34 +177,58 @@ class Relay:
             raise
 
     def _answer_all(self, text: str) -> None:
-        """Answer every request that has no answer with an error, and write all that waits."""
+        """Answer every request that has no answer with an error, and write all that waits, as long as the
+        host goes on reading."""
         self._to_host += self._asked.errors(text)
-        while self._to_host:
-            self._write_host(_ready(self._sink, select.POLLOUT, None))
+        while self._to_host and (state := _ready(self._sink, select.POLLOUT, _GOODBYE_S * 1000)):
+            self._write_host(state)
 
 
 class Lines:
-    """Cuts a byte stream into lines, newline included."""
+    """Cuts a byte stream into lines, newline included. One longer than `most` bytes is dropped."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self._most = most
         self._parts: list[bytes] = []
+        self._held = 0
+        self._dropped = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete now."""
         *complete, rest = data.split(b"\n")
         lines = []
         for each in complete:
-            lines.append(b"".join([*self._parts, each, b"\n"]))
-            self._parts.clear()
+            self._hold(each)
+            if line := self._take():
+                lines.append(line)
         if rest:
-            self._parts.append(rest)
+            self._hold(rest)
         return lines
 
     def rest(self) -> bytes:
         """What is left of an unfinished line, with a newline; empty when nothing is."""
-        rest = b"".join([*self._parts, b"\n"]) if self._parts else b""
+        return self._take() if self._held else b""
+
+    def take_dropped(self) -> int:
+        """How many lines were dropped since this was last asked."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def _hold(self, part: bytes) -> None:
+        self._held += len(part)
+        if self._most is not None and self._held > self._most:
+            self._parts.clear()
+        else:
+            self._parts.append(part)
+
+    def _take(self) -> bytes:
+        """The line that ends here; empty when it was too long."""
+        is_too_long = self._most is not None and self._held > self._most
+        line = b"" if is_too_long else b"".join([*self._parts, b"\n"])
+        self._dropped += is_too_long
         self._parts.clear()
-        return rest
+        self._held = 0
+        return line
 
 
 class Asked:
@@ -243,6 +272,18 @@ class Asked:
         lines = [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}\n' for request_id in self._ids]
         self._ids.clear()
         return "".join(lines).encode("ascii")
+
+
+_TOO_LONG = (
+    json.dumps(
+        {
+            "jsonrpc": "2.0",
+            "id": None,
+            "error": {"code": -32600, "message": f"Invalid request: longer than {_LINE_BYTES} bytes"},
+        }
+    ).encode()
+    + b"\n"
+)
 
 
 def _object(line: bytes) -> dict[str, Any]:

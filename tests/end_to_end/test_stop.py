@@ -93,3 +93,16 @@ def test_every_kind_of_stream_ends_in_order(running_daemon: Daemon, stack: ExitS
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert " error " not in log
+
+
+def test_hundreds_of_sessions_end_in_order(running_daemon: Daemon, stack: ExitStack) -> None:
+    sessions = [Session(running_daemon.port) for _ in range(400)]
+    streams = [session.listen() for session in sessions[::4]]
+    for stream in streams:
+        stack.callback(stream.close)
+    assert running_daemon.stop() == 0
+    for stream in streams:
+        assert list(stream.messages()) == []  # ended, not cut
+    log = running_daemon.log.read_text()
+    assert "Traceback" not in log
+    assert " error " not in log

@@ -49,11 +49,14 @@ class Exchange:
         headers: Mapping[str, str] | None = None,
         *,
         receive_buffer: int | None = None,
+        source: str = "127.0.0.1",
     ) -> None:
+        """`source` is the address that the server sees the client at, one of 127.0.0.0/8."""
         self.socket = socket.socket()
         self.socket.settimeout(DEADLINE_S)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.bind((source, 0))
         self.socket.connect(("127.0.0.1", port))
         sent = {
             "Host": "localhost",
@@ -130,8 +133,9 @@ class Exchange:
 class Session:
     """A session of the 2025 eras on /mcp."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
         self.port = port
+        self.source = source
         with self._send("POST", INITIALIZE) as answer:
             self.id = answer.head().headers["mcp-session-id"]
             self.answer = next(answer.messages())
@@ -161,7 +165,8 @@ class Session:
         mine = (
             {"Mcp-Session-Id": self.id, "MCP-Protocol-Version": "2025-11-25"} if hasattr(self, "id") else {}
         )
-        return Exchange(self.port, method, "/mcp", body, {**mine, **(headers or {})}, **options)
+        sent = {**mine, **(headers or {})}
+        return Exchange(self.port, method, "/mcp", body, sent, source=self.source, **options)
 
 
 class SseSession:

@@ -8,6 +8,8 @@ import gc
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,7 +19,7 @@ from typing import Any
 import mcp_types as types
 import pytest
 
-from mcp_server import listener, mcp_endpoint, unix_socket
+from mcp_server import admission, listener, mcp_endpoint, unix_socket
 from mcp_server.lines import LineReader
 from mcp_server.rpc import MAX_IN_FLIGHT, TOO_MANY
 from mcp_server.services import Transport
@@ -296,15 +298,66 @@ def test_a_refused_post_leaves_its_id_free(served: Served) -> None:
     assert session.delete() == 200
 
 
+def begin_session(port: int, source: str = "127.0.0.1") -> Exchange:
+    """A bare `initialize`, sent."""
+    return Exchange(port, "POST", "/mcp", json.dumps(INITIALIZE).encode(), source=source)
+
+
 def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 2)
     with Served() as small:
-        first, _ = Session(small.port), Session(small.port)
-        with Exchange(small.port, "POST", "/mcp", json.dumps(INITIALIZE).encode()) as refused:
-            assert refused.json()["error"]["message"] == "Too many open sessions"
-            assert refused.status == 503
-        assert first.delete() == 200
-        Session(small.port)
+        first, second = Session(small.port), Session(small.port)
+        with first.listen(), second.listen():
+            with begin_session(small.port) as refused:
+                assert refused.json()["error"]["message"] == "Too many open sessions"
+                assert refused.status == 503
+            assert first.delete() == 200
+            Session(small.port)
+            assert _status(second) == 200
+
+
+def test_a_client_that_opens_sessions_without_end_ends_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 8)
+    monkeypatch.setattr(mcp_endpoint, "MAX_ADDRESS_SESSIONS", 6)
+    with Served() as small:
+        quiet, listening = Session(small.port), Session(small.port)
+        with listening.listen() as stream:
+            ids = []
+            for _ in range(40):
+                with begin_session(small.port, source="127.0.0.2") as answer:
+                    ids.append(answer.head().headers["mcp-session-id"])
+                    assert next(answer.messages())["result"]["serverInfo"]["name"] == "xidwatch"
+            assert _status(quiet) == _status(listening) == 200
+            small.publish(xid(number=7))
+            assert next(stream.messages())["method"] == "notifications/message"
+            with Exchange(small.port, "GET", "/mcp", headers={"Mcp-Session-Id": ids[0]}) as ended:
+                assert ended.head().status == 404
+            newcomer = Session(small.port, source="127.0.0.3")
+            assert _status(newcomer) == 200
+
+
+def test_on_one_address_a_session_in_use_outlives_those_nothing_was_asked_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mcp_endpoint, "MAX_ADDRESS_SESSIONS", 3)
+    with Served() as small:
+        used = Session(small.port)
+        for _ in range(20):
+            with begin_session(small.port) as answer:
+                assert len(list(answer.messages())) == 1
+        assert _status(used) == 200
+
+
+def test_what_opens_no_session_ends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 1)
+    with Served() as small:
+        only = Session(small.port)
+        for body in (b"nonsense", json.dumps(PING).encode(), json.dumps(INITIALIZED).encode()):
+            with Exchange(small.port, "POST", "/mcp", body) as refused:
+                assert refused.head().status == 400
+        with Exchange(small.port, "GET", "/mcp") as refused:
+            assert refused.head().status == 400
+        assert _status(only) == 200
 
 
 def test_an_idle_session_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,8 +374,37 @@ def _status(session: Session) -> int:
         return answer.head().status
 
 
+def test_an_unread_body_of_an_unknown_session_is_not_read(served: Served) -> None:
+    head = b"POST /messages/?session_id=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE_S) as client:
+        client.sendall(head)
+        assert client.recv(12) == b"HTTP/1.1 404"
+
+
+def test_half_bodies_of_one_address_leave_room_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_BYTES", 20_000)
+    monkeypatch.setattr(admission, "MAX_ADDRESS_BYTES", 10_000)
+    with Served() as small, ExitStack() as held:
+        for _ in range(2):
+            half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
+            held.enter_context(half)
+            half.sendall(
+                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + b" " * 4_900
+            )
+        wait_for(lambda: small.services.clients.counts()[Transport.MCP] == 2, "the half bodies")
+
+        def is_full() -> bool:
+            with Exchange(small.port, "POST", "/mcp", b" " * 300) as answer:
+                return answer.head().status == 503
+
+        wait_for(is_full, "the room of this address to be used up")
+        Session(small.port, source="127.0.0.2")
+        held.close()
+        wait_for(lambda: not is_full(), "the room to be free again")
+
+
 def test_requests_of_one_address_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_endpoint, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(admission, "MAX_REQUESTS", 3)
     with Served() as small, ExitStack() as held:
         for number in range(3):
             held.enter_context(modern(small.port, call(number, "wait_for_xid", since=0, timeout_s=600)))
@@ -351,7 +433,6 @@ HALVES = [
     b"POST /mcp HTT",
     b"POST /mcp HTTP/1.1\r\nHost: localhost\r\n",
     b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
-    b"POST /messages/?session_id=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
 ]
 
 
@@ -425,6 +506,29 @@ def test_connections_on_the_socket_are_bounded(served: Served, monkeypatch: pyte
             assert third.message() is None
         first.tell(PING)
         assert first.message()["result"] == {}
+
+
+def test_one_process_cannot_take_every_connection_on_the_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix_socket, "MAX_PROCESS_CONNECTIONS", 1)
+    with Served(socket_path=tmp_path / "small") as small, SocketSession(small).shake_hands():
+        with SocketSession(small) as second:
+            assert second.message()["error"] == "too many connections of this process on this socket"
+            assert second.message() is None
+        hello = json.dumps({"xidwatch": {"want": "status"}})
+        other = [sys.executable, "-c", ASK, str(small.socket_path), hello]
+        answer = subprocess.run(other, capture_output=True, timeout=DEADLINE_S, check=True)
+        assert json.loads(answer.stdout)["node"] == "gpu-17"
+
+
+ASK = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as asking:
+    asking.connect(sys.argv[1])
+    asking.sendall(sys.argv[2].encode() + b"\\n")
+    sys.stdout.write(asking.makefile().readline())
+"""
 
 
 # -- what sessions cost --------------------------------------------------------------------------

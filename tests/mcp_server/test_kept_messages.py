@@ -5,7 +5,7 @@ from __future__ import annotations
 import mcp_types as types
 import pytest
 
-from mcp_server.kept_messages import PUSHES, KeptMessages
+from mcp_server.kept_messages import PUSHES, KeptMessages, Shelf
 from mcp_server.rpc import Message
 
 
@@ -91,3 +91,40 @@ def test_the_stream_of_a_forgotten_request_cannot_be_resumed() -> None:
     for number in range(3):
         kept.add(str(number), None)
     assert kept.find(begin) is None
+
+
+def test_a_push_to_every_session_is_kept_once() -> None:
+    shelf = Shelf()
+    sessions = [KeptMessages(shelf) for _ in range(100)]
+    first = [kept.add(PUSHES, push(0)) for kept in sessions]
+    for number in range(1, 4):
+        for kept in sessions:
+            kept.add(PUSHES, push(number, "x" * 1_000))
+    assert shelf.bytes < 4_000
+    for kept, event_id in zip(sessions, first, strict=True):
+        assert numbers(kept, event_id) == [1, 2, 3]
+        kept.clear()
+    assert shelf.bytes == 0
+
+
+def test_all_sessions_together_are_bounded_and_the_one_silent_longest_forgets_first() -> None:
+    shelf = Shelf(10_000)
+    silent, busy = KeptMessages(shelf), KeptMessages(shelf)
+    first = silent.add(PUSHES, push(0))
+    for number in range(1, 6):
+        silent.add(PUSHES, push(number, "s" * 1_000))
+    begun = busy.add(PUSHES, push(0))
+    for number in range(1, 8):
+        busy.add(PUSHES, push(number, "b" * 1_000))
+    assert shelf.bytes <= 10_000
+    assert numbers(busy, begun) == [1, 2, 3, 4, 5, 6, 7]
+    assert 0 < len(numbers(silent, first)) < 5
+    assert numbers(silent, first)[-1] == 5
+
+
+def test_what_is_said_in_a_session_that_has_ended_is_not_kept() -> None:
+    shelf = Shelf()
+    kept = KeptMessages(shelf)
+    kept.clear()
+    kept.add(PUSHES, push(1))
+    assert shelf.bytes == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+from daemon.event import Gpu
 from daemon.page import Marks
 from mcp_server import listen
 from mcp_server.services import Transport
@@ -130,6 +131,25 @@ def test_the_number_of_streams_is_bounded(served: Served, monkeypatch: pytest.Mo
     wait_for(lambda: served.services.clients.counts()[Transport.MCP] == 1, "the stream to end")
     Listener(served, EVENTS).close()
     open_ones[1].close()
+
+
+def test_the_streams_of_one_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "MOST_CLIENT_STREAMS", 1)
+    with Served() as small:
+        only = Listener(small, EVENTS)
+        with pytest.raises(RefusedError, match="1 listen streams open at most"):
+            Listener(small, EVENTS)
+        only.close()
+        wait_for(lambda: small.services.clients.counts()[Transport.MCP] == 0, "the stream to end")
+        Listener(small, EVENTS).close()
+
+
+def test_a_resource_is_listened_to_by_its_first_spelling(served: Served) -> None:
+    served.gpus = (Gpu(pci="0000:91:00.0", uuid=GPU_UUID),)
+    first = f"gpu://{GPU_UUID}/events"
+    listener = Listener(served, first, f"gpu://{GPU_UUID.lower()}/events")
+    assert listener.acknowledged["notifications"] == {"resourceSubscriptions": [first]}
+    listener.close()
 
 
 def test_a_stream_about_nothing_stays_open_and_silent(served: Served) -> None:

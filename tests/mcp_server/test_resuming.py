@@ -133,7 +133,7 @@ def test_one_sessions_answers_never_reach_another_that_uses_the_same_request_id(
 def _states(served: Served) -> list[Any]:
     (route,) = (route for route in served.app.routes if getattr(route, "path", "") == "/mcp")
     assert isinstance(route.endpoint, mcp_endpoint.McpEndpoint)  # type: ignore[attr-defined]
-    return list(route.endpoint._states.values())  # type: ignore[attr-defined]
+    return [session.state for session in route.endpoint._registry]  # type: ignore[attr-defined]
 
 
 def test_the_end_of_a_session_ends_its_streams(served: Served) -> None:

@@ -117,6 +117,15 @@ def test_a_uri_is_echoed_as_the_client_wrote_it(served: Served) -> None:
         assert session.pushed()["params"]["uri"] == lower
 
 
+def test_a_resource_is_subscribed_by_one_spelling(served: Served) -> None:
+    served.gpus = (Gpu(pci="0000:91:00.0", uuid=GPU_UUID),)
+    with old_session(served) as session:
+        session.ask("resources/subscribe", uri=f"gpu://{GPU_UUID}/events")
+        session.ask("resources/subscribe", uri=f"gpu://{GPU_UUID}/events")
+        with pytest.raises(RefusedError, match="has subscribed to this resource"):
+            session.ask("resources/subscribe", uri=f"gpu://{GPU_UUID.lower()}/events")
+
+
 def test_unsubscribing_stops_the_updates(served: Served) -> None:
     with old_session(served) as session:
         session.ask("resources/subscribe", uri="xid://events")

@@ -130,6 +130,17 @@ def test_the_number_of_sessions_is_bounded(served: Served, monkeypatch: pytest.M
         assert sessions(served) == 1
 
 
+def test_one_address_cannot_take_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse_endpoint, "MAX_ADDRESS_SESSIONS", 1)
+    with Served() as small, sse_session(small.port):
+        with Exchange(small.port, "GET", "/sse") as answer:
+            assert answer.json()["error"]["message"] == "Too many sessions: at most 1 from one address"
+            assert answer.status == 503
+        with sse_session(small.port, source="127.0.0.2") as other:
+            other.tell({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+            assert other.message()["id"] == 1
+
+
 def test_a_session_that_does_not_read_makes_only_its_own_posts_wait(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from tests.support.command import xidwatch
 from tests.support.daemon import ROOT, Daemon, clean_environment
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.relay import INITIALIZE, Relay
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 
 FELL_OFF = "NVRM: Xid (PCI:0000:91:00): 79, pid=446, name=python3, GPU has fallen off the bus."
 HEAVY = {"mcp", "pydantic", "starlette", "uvicorn", "asyncio", "sqlite3", "importlib.metadata", "anyio"}
@@ -150,6 +151,32 @@ def test_large_messages_pass_in_both_directions(running_daemon: Daemon, kernel_l
         wait_for(lambda: len(running_daemon.events()) >= 20, "the events")
         host.call(1, "get_xid_events", since=0, limit=1000)
         assert len(host.answer_to(1)["result"]["structuredContent"]["events"]) >= 20
+
+
+def test_a_line_without_end_is_dropped_and_the_session_goes_on(running_daemon: Daemon) -> None:
+    with relay(running_daemon) as host:
+        host.shake_hands()
+        for _ in range(8):
+            host.tell(b"x" * (1 << 20))
+        host.tell(b"\n")
+        refused = host.message()
+        assert refused["error"] == {"code": -32600, "message": "Invalid request: longer than 1048576 bytes"}
+        host.tell({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+        assert host.answer_to(1)["result"] == {}
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{host.process.pid}/status").read_text())
+        assert peak is not None
+        assert int(peak[1]) < 25_000
+
+
+def test_a_host_that_does_not_read_does_not_hold_the_relay_of_a_dead_daemon(running_daemon: Daemon) -> None:
+    with relay(running_daemon) as host:
+        host.shake_hands()
+        for number in range(100):
+            host.call("x" * 2_000 + str(number), "wait_for_xid", timeout_s=600)
+        host.tell({"jsonrpc": "2.0", "id": 3, "method": "ping"})
+        assert host.answer_to(3)["result"] == {}
+        running_daemon.kill()
+        assert host.process.wait(DEADLINE_S) == 1
 
 
 def test_a_named_socket_where_nobody_is_is_an_error(tmp_path: Path) -> None:
