@@ -1,4 +1,4 @@
-"""The stream as readers see it: pages, following, waiting.
+"""The stream as readers see it: pages and waiting.
 
 Contract:
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -40,9 +40,6 @@ T = TypeVar("T")
 
 __all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "EventStream", "Missed", "Page"]
 
-CHUNK_ITEMS = 64
-"""Items a follower takes at a time."""
-
 
 class EventStream:
     """The reading side of the store; the methods below `close` are the store's, which fills it."""
@@ -57,7 +54,7 @@ class EventStream:
         on_read_error: Callable[[Exception], None] | None = None,
     ) -> None:
         self.closed = False
-        """True once `close` was called: following has ended; pages of what is in memory still work."""
+        """True once `close` was called: nobody waits for more; pages of what is in memory still work."""
         self.deleted_through = marks.deleted_through
         """Newest cursor whose item was deleted; 0 when none ever was."""
         self._born = marks.born
@@ -128,24 +125,13 @@ class EventStream:
         stored = await self._journal_or_refuse(lambda reader: reader.event(event_id))
         return self._ring.get(event_id) or stored
 
-    def follow(self, since: int | None, match: EventFilter = EVERYTHING) -> AsyncIterator[Item | Missed]:
-        """Every matching item beyond `since` (None: only new ones) as it comes, until `close`.
-
-        Raises UserError at once when `since` was never given out, and while iterating when the journal is
-        needed and cannot be read; the last item's cursor is where to go on.
-        """
-        if since is None:
-            return self._follow(self.newest, match)
-        self._check(since)
-        return self._follow(since, match)
-
     async def wait_beyond(self, cursor: int) -> None:
         """Return when an item beyond `cursor` is there, or the stream was closed."""
         while self.newest <= cursor and not self.closed:
             await self._published.wait()
 
     def close(self) -> None:
-        """End every `follow` and `wait_beyond` now."""
+        """End every `wait_beyond` now, and let no more pages be read from the journal."""
         self.closed = True
         if self._thread is not None:
             self._thread.close()
@@ -195,27 +181,6 @@ class EventStream:
 
     def _are_gone(self, through: int) -> None:
         self.deleted_through = max(self.deleted_through, through)
-
-    async def _follow(self, since: int, match: EventFilter) -> AsyncIterator[Item | Missed]:
-        told: int | None = since or None  # 0 asks for what is kept: earlier deletions do not count
-        try:
-            while not self.closed:
-                part = await self._after(since, CHUNK_ITEMS, match)
-                told = part.gone_through if told is None else max(told, since)
-                if told < part.gone_through:
-                    yield Missed(told + 1, part.gone_through)
-                    told = part.gone_through
-                for item in part.items:
-                    if self.closed:
-                        return
-                    yield item
-                since = part.examined
-                if since >= self.newest:
-                    await self.wait_beyond(since)
-                else:
-                    await asyncio.sleep(0)
-        except ClosedError:
-            return
 
     async def _first(self, since: int, limit: int, match: EventFilter) -> Slice:
         """The first `limit` matching items beyond `since`, looked for up to what is now the newest."""

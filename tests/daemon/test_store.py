@@ -28,6 +28,7 @@ from daemon.store import NO_CHANGE, StateChange, Store
 from probes.errors import UserError
 from probes.line import ResumePoint
 from tests.daemon.stored import event, in_loop, revised, until
+from tests.support.following import follow
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE_S = 120.0
@@ -124,7 +125,7 @@ def test_many_puts_come_out_in_order_and_compacted(tmp_path: Path) -> None:
         cursors: list[int] = []
 
         async def read() -> None:
-            async for one in store.stream.follow(0):
+            async for one in follow(store.stream, 0):
                 assert isinstance(one, Item)
                 cursors.append(one.cursor)
 
@@ -522,7 +523,7 @@ async def main():
                 store.put([event(seq % 60, revision=seq)], NO_CHANGE, ResumePoint("boot", seq))
             await asyncio.sleep(0)
     putting = asyncio.create_task(put())
-    async for item in store.stream.follow(None):
+    async for item in follow(store.stream, None):
         print(item.cursor, item.event.id, item.event.revision, item.stored, flush=True)
 asyncio.run(main())
 """

@@ -27,6 +27,7 @@ from daemon.ring import Ring
 from daemon.stream import EventStream
 from probes.errors import UserError
 from tests.daemon.stored import in_loop, item, until
+from tests.support.following import follow
 
 
 def in_memory(size: int = 100, *, first_cursor: int = 1000) -> EventStream:
@@ -154,7 +155,7 @@ def test_a_cursor_that_was_never_given_out_is_refused_with_the_newest() -> None:
             with pytest.raises(UserError, match="newest, 1000"):
                 await stream.page(since)
             with pytest.raises(UserError, match="newest, 1000"):
-                stream.follow(since)
+                await anext(follow(stream, since))
         with pytest.raises(UserError, match="negative"):
             await stream.page(-1)
 
@@ -188,7 +189,7 @@ def test_a_follower_without_cursor_gets_only_what_is_new() -> None:
     async def main() -> None:
         stream = in_memory()
         stream.publish([item(1000)])
-        follower = stream.follow(None)
+        follower = follow(stream, None)
         stream.publish([item(1001)])
         assert places(await take(follower, 1)) == [1001]
 
@@ -201,7 +202,7 @@ def test_a_waiting_follower_is_woken_and_closing_ends_it() -> None:
         seen: list[int] = []
 
         async def read() -> None:
-            async for one in stream.follow(0):
+            async for one in follow(stream, 0):
                 assert isinstance(one, Item)
                 seen.append(one.cursor)
 
@@ -219,7 +220,7 @@ def test_a_waiting_follower_is_woken_and_closing_ends_it() -> None:
 def test_a_stalled_follower_gets_the_last_revisions_and_is_told_what_left() -> None:
     async def main() -> None:
         stream = in_memory(10)
-        follower = stream.follow(0)
+        follower = follow(stream, 0)
         stream.publish([item(1000, 1)])
         assert places(await take(follower, 1)) == [1000]
         stream.publish(item(cursor, cursor % 50, revision=cursor) for cursor in range(1001, 1501))
@@ -266,7 +267,7 @@ def test_a_reader_behind_the_ring_is_served_from_the_journal(state_dir: Path) ->
             kept.put(
                 *(item(cursor, severity=list(Severity)[cursor % 4]) for cursor in range(start, start + 100))
             )
-        assert places(await take(kept.stream.follow(0), 1000)) == list(range(1, 1001))
+        assert places(await take(follow(kept.stream, 0), 1000)) == list(range(1, 1001))
         page = await kept.stream.page(100, 1000)
         assert cursors(page) == list(range(101, 1001))
         assert page.missed is None
@@ -307,8 +308,8 @@ def test_a_reader_is_told_what_retention_deleted(state_dir: Path) -> None:
         assert (await kept.stream.page(4)).missed is None
         assert (await kept.stream.page(0)).missed is None
         assert kept.stream.oldest == 3
-        assert places(await take(kept.stream.follow(2), 3)) == [Missed(3, 4), 3, 5]
-        assert places(await take(kept.stream.follow(0), 2)) == [3, 5]
+        assert places(await take(follow(kept.stream, 2), 3)) == [Missed(3, 4), 3, 5]
+        assert places(await take(follow(kept.stream, 0), 2)) == [3, 5]
         kept.stream.close()
 
     in_loop(main)
@@ -347,7 +348,7 @@ def test_closing_ends_readers_that_wait_for_a_hanging_disk() -> None:
         stream.publish([item(1), item(2)])
 
         async def read() -> list[Item | Missed]:
-            return [one async for one in stream.follow(0)]
+            return [one async for one in follow(stream, 0)]
 
         following, asking = asyncio.create_task(read()), asyncio.create_task(stream.page(0))
         await asyncio.sleep(0)
@@ -392,7 +393,7 @@ class Model:
         self.paged: list[Item] = []
         self.followed: list[Item] = []
         self.missed_by_pages = self.missed_by_follower = False
-        self.follower = kept.stream.follow(0, match)
+        self.follower = follow(kept.stream, 0, match)
 
     def new(self, number: int, *, stored: bool) -> Item:
         self.revision += 1
