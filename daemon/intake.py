@@ -80,6 +80,10 @@ class Intake:
         now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
         self._keep(self._pipeline.probe_changed(health, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us))
 
+    def keep(self, events: Sequence[Event]) -> None:
+        """Commit events made elsewhere, with what the pipeline has to write by now."""
+        self._keep(events)
+
     def close(self) -> None:
         """Write the resume point and the state as they are; the store is closed after this."""
         for timer in (self._tick, self._save):

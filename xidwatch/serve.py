@@ -45,7 +45,7 @@ Python's own 5 ms a storm holds each commit up, and with it what is pushed after
 
 
 def run(config: Config) -> NoReturn:
-    """Serve with these settings until SIGTERM or SIGINT, then end the process with code 0. Raises UserError."""
+    """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _refuse_what_is_not_built(config)
@@ -154,6 +154,7 @@ async def _serve(config: Config) -> None:
             last_boot.read_on(
                 store,
                 resume,
+                last_boot.Live(pipeline, intake.keep, clock.monotonic_us),
                 boot_id=boot_id,
                 before_us=clock.wall_us() - clock.monotonic_us(),
                 make_pipeline=new_pipeline,

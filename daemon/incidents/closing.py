@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daemon.event import Action
+from daemon.event import Action, Blame
 from daemon.incidents.incident import Incident
 from daemon.incidents.member import MILD_ACTIONS
 from daemon.incidents.outcome import How
@@ -25,6 +25,14 @@ LINGER_US = 60 * 1_000_000
 """How long a closed incident stays in memory: should one of its faults go on, it opens again. Longer
 than the coalescer keeps a silent fault."""
 
+READING_US = 60 * 1_000_000
+"""How long after a start, or after a probe hears again, silence says nothing yet: what was printed
+meanwhile is still being read."""
+
+LATE_US = 10 * 1_000_000
+"""Time is told so much later than it was asked for only to a process that was stopped meanwhile: it has
+the log of that time yet to read."""
+
 NEEDS_NO_RESET = frozenset(
     {
         Action.RUN_DIAGNOSTICS,
@@ -37,15 +45,23 @@ NEEDS_NO_RESET = frozenset(
 
 
 def is_over_when_quiet(incident: Incident) -> bool:
-    """True when silence means recovery: nothing but programs has to be restarted, or it is a drill."""
-    return incident.drill or (incident.action in MILD_ACTIONS and not incident.is_lasting)
+    """True when silence means recovery: nothing but programs has to be restarted, or it is a drill.
+    Hardware that failed is not repaired by silence, even if work can go on."""
+    has_failed = incident.worst.is_serious and incident.worst.event.blame is Blame.HARDWARE
+    is_mild = incident.action in MILD_ACTIONS and not incident.is_lasting
+    return incident.drill or (is_mild and not has_failed)
+
+
+def needs_no_reset(incident: Incident) -> bool:
+    """True when nothing that it asks for would be heard of."""
+    return not incident.is_lasting and (incident.action in NEEDS_NO_RESET or incident.action in MILD_ACTIONS)
 
 
 def silence_us(incident: Incident) -> int:
     """Silence, in arrival time, after which an open incident ends by itself."""
     if is_over_when_quiet(incident):
         return QUIET_US
-    return DAY_US if incident.action in NEEDS_NO_RESET else MONTH_US
+    return DAY_US if needs_no_reset(incident) else MONTH_US
 
 
 def ends_at_us(incident: Incident) -> int:
@@ -63,7 +79,7 @@ def end_by_silence(incident: Incident) -> tuple[How, str]:
         return How.REBOOT, "the node was rebooted, and nothing serious was heard of it for 10 minutes"
     if is_over_when_quiet(incident):
         return How.QUIET, "nothing more was heard of it for 5 minutes"
-    days = "24 hours" if incident.action in NEEDS_NO_RESET else "30 days"
+    days = "24 hours" if needs_no_reset(incident) else "30 days"
     return How.NOT_HEARD_AGAIN, f"not heard again for {days}; nothing says that it was repaired"
 
 
@@ -78,6 +94,7 @@ def waiting_for(incident: Incident) -> str | None:
     if incident.is_lasting:
         ends = next((code for code, ended in ENDED_BY.items() if ended == incident.primary.xid), None)
         return f"Xid {ends}, a reload of the driver, or a reboot"
-    if incident.action in NEEDS_NO_RESET:
-        return "Xid 154 to None, a reload of the driver, a reboot, or 24 hours of quiet"
-    return "Xid 154 to None, a reload of the driver, or a reboot"
+    signs = ["Xid 154 to None"] if any(incident.devices.values()) else []  # a switch never says it
+    signs += ["a reload of the driver", "a reboot"]
+    signs += ["24 hours of quiet"] if needs_no_reset(incident) else []
+    return ", ".join(signs[:-1]) + ", or " + signs[-1]

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from daemon.event import Action, Blame
 from daemon.incidents.member import MILD_ACTIONS, RECOVERED, RECOVERY_ACTION, Member
-from daemon.incidents.outcome import (
-    RECOVERIES,
-    Closing,
-    Escalation,
-    State,
-    load_closing,
-    load_escalation,
-)
-from daemon.incidents.rules import LASTING, Tie, tie
+from daemon.incidents.outcome import RECOVERIES, Closing, Escalation, State
+from daemon.incidents.rules import LASTING, Tie, rank_of, tie
 
 MAX_MEMBERS = 32
 """Members listed and looked at; of further ones the newest stay, the oldest are only counted."""
@@ -52,7 +43,7 @@ class Incident:
     boots: list[str] = field(default_factory=list)
     """The boots that its members come from, in order."""
     primary: Member = field(init=False)
-    """The member that no other explains; of several the one that was printed first."""
+    """The member that no other explains; of several a serious one, and of these the one printed first."""
     worst: Member = field(init=False)
     """The most severe member; the primary cause if none is worse."""
     deciding: Member = field(init=False)
@@ -62,6 +53,8 @@ class Incident:
     members_dropped: int = 0
     devices: dict[str, bool] = field(default_factory=dict)
     """PCI addresses it reached, in order; True while the device needs recovery."""
+    recovered_us: dict[str, int] = field(default_factory=dict)
+    """Devices that have recovered while others have not: kernel time of the record that said so."""
     processes: dict[int, str | None] = field(default_factory=dict)
     """Processes it hit: pid → name."""
     has_more_processes: bool = False
@@ -129,6 +122,11 @@ class Incident:
         return self.primary.xid in LASTING
 
     @property
+    def serious_on(self) -> frozenset[str | None]:
+        """Devices of its serious members."""
+        return frozenset(member.device for member in self.members if member.is_serious)
+
+    @property
     def pids(self) -> frozenset[int]:
         """Pids of the members still listed."""
         return frozenset(member.pid for member in self.members if member.pid is not None)
@@ -149,6 +147,7 @@ class Incident:
     def goes_on_in(self, boot_id: str) -> None:
         """The reboot was no cure."""
         self.boot_id = boot_id
+        self.recovered_us.clear()
         self.quiet_in = self.quiet_until_us = None
 
     def close(self, closing: Closing, now_us: int) -> None:
@@ -156,6 +155,12 @@ class Incident:
         self.closing = closing
         self.devices = dict.fromkeys(self.devices, False)
         self.hear(now_us)
+
+    def recovers_on(self, device: str, kernel_us: int) -> None:
+        """One of its devices is well again, by a record of this kernel time."""
+        self.devices[device] = False
+        self.recovered_us[device] = kernel_us
+        self.changed = True
 
     def reopen(self) -> None:
         """It was not over."""
@@ -206,20 +211,40 @@ class Incident:
             if not newcomer.reports_the_same_as(before):
                 self._explain(newcomer)
         self._reach(newcomer)
-        self._judge()
+        self.judge()
         if len(self.members) > MAX_MEMBERS:
             self._crowd_out()
         self.changed = True
 
+    def take_earlier(self, found: Incident) -> bool:
+        """Take what another reading of an earlier boot's log found beyond what is known; False: nothing."""
+        known = {member.id: member for member in self.members}
+        news = [
+            member
+            for member in found.members
+            if member.id not in known or member.event.count > known[member.id].event.count
+        ]
+        self.boots = list(dict.fromkeys((*found.boots, *self.boots)))
+        for member in news:
+            self.take(member)
+        if news:
+            self.pattern = found.pattern or self.pattern
+        told = {each.rule for each in self.escalations}
+        for each in found.escalations:
+            if news and each.rule not in told:
+                self.escalate(each)
+        return bool(news)
+
     def recovered_by(self, member_id: str) -> None:
         """This member tells of the recovery, so it is no cause."""
         self.recovery = member_id
-        self._judge()
+        self.judge()
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Weigh the members anew."""
         unexplained = [member for member in self.members if self._may_be_cause(member)]
-        self.primary = min(unexplained or self.members, key=self.place)
+        serious = [member for member in unexplained if member.is_serious]
+        self.primary = min(serious or unexplained or self.members, key=self.place)
         worst = max(self.members, key=lambda member: member.event.severity.rank)
         self.worst = worst if worst.event.severity.rank > self.primary.event.severity.rank else self.primary
         self.deciding = self._newest_advice() or self.worst
@@ -247,14 +272,17 @@ class Incident:
                 continue
             cause, effect = (member, newcomer) if found.forwards else (newcomer, member)
             known = self.because.get(effect.id)
-            if known is None or self.member(known.cause) is None:
+            tells_more = known is None or found.rank < rank_of(known.rule) or self.member(known.cause) is None
+            if tells_more:
                 self.because[effect.id] = Because(cause.id, found.rule.name, found.rule.why)
 
     def _reach(self, member: Member) -> None:
         """Widen the blast radius by what the member names."""
         device = member.device
         if device is not None and (device in self.devices or len(self.devices) < MAX_DEVICES):
-            sick = member.event.gpu is not None and (member.is_serious or member.asks_for_recovery)
+            is_since = member.last_us > self.recovered_us.get(device, -1)
+            needs = member.event.gpu is not None and (member.is_serious or member.asks_for_recovery)
+            sick = needs and is_since and self.is_open
             self.devices[device] = self.devices.get(device, False) or sick
         if member.pid is not None and member.event.process is not None:
             if member.pid in self.processes or len(self.processes) < MAX_PROCESSES:
@@ -276,68 +304,6 @@ class Incident:
         self.escalations.append(escalation)
         del self.escalations[:-MAX_ESCALATIONS]
         self.changed = True
-
-    # -- saved state ---------------------------------------------------------------------------
-
-    def dump(self) -> str:
-        """The state as one line of JSON."""
-        return json.dumps(
-            {
-                "id": self.id,
-                "boot_id": self.boot_id,
-                "drill": self.drill,
-                "members": [member.dump() for member in self.members],
-                "because": self.because,
-                "members_dropped": self.members_dropped,
-                "devices": self.devices,
-                "processes": list(self.processes.items()),
-                "has_more_processes": self.has_more_processes,
-                "pattern": self.pattern,
-                "escalations": [asdict(each) for each in self.escalations],
-                "closing": asdict(self.closing) if self.closing is not None else None,
-                "recovery": self.recovery,
-                "last_time_us": self.last_time_us,
-                "heard_us": self.heard_us,
-                "quiet_until_us": self.quiet_until_us,
-                "quiet_in": self.quiet_in,
-                "revision": self.revision,
-                "changed": self.changed,
-                "published_us": self.published_us,
-            }
-        )
-
-    @classmethod
-    def load(cls, text: str) -> Incident:
-        """The incident of a dumped state. Raises KeyError, TypeError or ValueError on anything else."""
-        data: Mapping[str, Any] = json.loads(text)
-        members = [Member.load(each) for each in data["members"]]
-        if not members:
-            raise ValueError("an incident without members")
-        incident = cls(
-            id=data["id"],
-            boot_id=data["boot_id"],
-            drill=data["drill"],
-            members=members,
-            boots=list(dict.fromkeys(member.event.boot_id for member in members)),
-            because={key: Because(*value) for key, value in data["because"].items()},
-            members_dropped=data["members_dropped"],
-            devices=dict(data["devices"]),
-            processes=dict(data["processes"]),
-            has_more_processes=data["has_more_processes"],
-            pattern=data["pattern"],
-            escalations=[load_escalation(each) for each in data["escalations"]],
-            closing=load_closing(data["closing"]),
-            recovery=data["recovery"],
-            last_time_us=data["last_time_us"],
-            heard_us=data["heard_us"],
-            quiet_until_us=data["quiet_until_us"],
-            quiet_in=data["quiet_in"],
-            revision=data["revision"],
-            changed=data["changed"],
-            published_us=data["published_us"],
-        )
-        incident._judge()
-        return incident
 
 
 def incident_id(event_id: str) -> str:

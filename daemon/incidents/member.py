@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from daemon.event import Action, Blame, Event, Kind, Severity, from_dict, to_dict
 from daemon.fault import OpenFault
@@ -21,22 +21,59 @@ RECOVERED = 0
 """The value of `recovery_to` that says that the driver asks for nothing any more."""
 
 
+class Sign(NamedTuple):
+    """What an event reports, wherever and whenever: all that the tables tell events apart by."""
+
+    kind: Kind
+    """The event's kind; an overflow counts as what it folds, if that is one code."""
+    xid: int | None
+    """The Xid number; None for anything else."""
+    name: str | None
+    """Name of driver trouble without a code; None for anything else."""
+    severity: Severity
+
+    @classmethod
+    def of(cls, event: Event) -> Sign:
+        """What this event reports."""
+        kind = event.kind
+        if kind is Kind.OVERFLOW and event.code is not None:
+            kind = Kind.SXID if event.nvswitch is not None else Kind.XID
+        return cls(
+            kind,
+            event.code if kind is Kind.XID else None,
+            event.name if kind is Kind.NVRM else None,
+            event.severity,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One event of an incident, at its newest revision; without log lines, witnesses and most detail."""
+    """One event of an incident, at its newest revision."""
 
     event: Event
     first_us: int
     """Kernel time of its first record, µs since boot."""
     last_us: int
     """Kernel time of its last record."""
+    sign: Sign = field(init=False, compare=False)
+    """What it reports."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sign", Sign.of(self.event))
 
     @classmethod
     def of(cls, fault: OpenFault, event: Event) -> Member:
         """The published `event` of `fault`."""
+        return cls(event, fault.began_us, fault.last_us)
+
+    def slim(self) -> Member:
+        """As an incident keeps it: without log lines, witnesses and most detail."""
+        event = self.event
         kept = {name: value for name, value in event.detail.items() if name in _DETAIL_KEPT}
-        slim = replace(event, lines=(), lines_dropped=0, witnesses=(), detail=kept, incident=None)
-        return cls(slim, fault.began_us, fault.last_us)
+        return replace(
+            self,
+            event=replace(event, lines=(), lines_dropped=0, witnesses=(), detail=kept, incident=None),
+        )
 
     # -- what the rules ask ------------------------------------------------------------------
 
@@ -48,15 +85,12 @@ class Member:
     @property
     def kind(self) -> Kind:
         """The event's kind; an overflow counts as what it folds, if that is one code."""
-        event = self.event
-        if event.kind is not Kind.OVERFLOW or event.code is None:
-            return event.kind
-        return Kind.SXID if event.nvswitch is not None else Kind.XID
+        return self.sign.kind
 
     @property
     def xid(self) -> int | None:
         """The Xid number; None for anything else."""
-        return self.event.code if self.kind is Kind.XID else None
+        return self.sign.xid
 
     @property
     def device(self) -> str | None:
@@ -105,10 +139,15 @@ class Member:
         """154 to anything but None."""
         return self.recovery_to not in (None, RECOVERED)
 
+    @property
+    def what(self) -> tuple[Kind, int | str | None]:
+        """What failed, wherever it did: the code, or the name of a trouble without one."""
+        event = self.event
+        return self.kind, event.code if event.code is not None else event.name
+
     def is_same_as(self, other: Member) -> bool:
-        """The same code, or the same trouble without a code, on the same device."""
-        mine, its = self.event, other.event
-        return (self.kind, mine.code, mine.name, mine.device) == (other.kind, its.code, its.name, its.device)
+        """The same failed on the same device."""
+        return self.what == other.what and self.device == other.device
 
     def reports_the_same_as(self, earlier: Member) -> bool:
         """True when a later revision of the event says nothing that a rule could look at anew."""

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from daemon.event import Event, Kind
 
-SIGHTINGS_PER_DEVICE = 128
+SIGHTINGS_OF_A_SORT = 48
+"""Of each sort of place on a device: a storm at one must not push out what is remembered of another."""
 DEVICES = 64
 
 
@@ -92,8 +93,17 @@ class Memory:
     def load(self, device: str, text: str) -> None:
         """Take up a dumped device. Raises ValueError, TypeError or KeyError when it is none."""
         data = json.loads(text)
-        sightings = [_sighting(each) for each in data["sightings"]]
-        self._devices[device] = _Device(data["uuid"], sightings[-SIGHTINGS_PER_DEVICE:])
+        known = self._devices[device] = _Device(data["uuid"], [])
+        for each in data["sightings"]:
+            _put(known.sightings, _sighting(each))
+
+    def add(self, device: str, text: str) -> None:
+        """Remember a dumped device besides what is known, unless it is another board. Raises as `load`."""
+        data = json.loads(text)
+        known = self._devices.get(device)
+        if known is None or data["uuid"] in (None, known.uuid) or known.uuid is None:
+            for each in data["sightings"]:
+                self.note(device, _sighting(each), uuid=data["uuid"])
 
 
 def _put(sightings: list[Sighting], new: Sighting) -> bool:
@@ -105,7 +115,9 @@ def _put(sightings: list[Sighting], new: Sighting) -> bool:
             sightings[at] = new
             return True
     sightings.append(new)
-    del sightings[:-SIGHTINGS_PER_DEVICE]
+    alike = [at for at, known in enumerate(sightings) if known.sort == new.sort]
+    if len(alike) > SIGHTINGS_OF_A_SORT:
+        del sightings[alike[0]]
     return True
 
 

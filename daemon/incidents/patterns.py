@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.event import Action, Blame
+from daemon.incidents.member import Member
 from daemon.incidents.memory import Sighting
 from daemon.incidents.outcome import Escalation
+from daemon.incidents.signs import LOST
 
-MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+MINUTE_S, DAY_S = 60, 86_400
 
 MANY_GPUS = "many_gpus"
 """Pattern of an incident of the whole node."""
@@ -41,7 +43,8 @@ class Pattern:
     """Kinds of place that it looks at (`daemon.incidents.memory.Sighting.sort`)."""
     within_s: int
     why: str
-    """Half a sentence; `{place}`, `{times}`, `{processes}` and `{programs}` are filled in."""
+    """Half a sentence; `{place}`, `{times}`, `{processes}`, `{programs}` and `{program}` (the newest one's
+    name) are filled in."""
     source: str
     times: int = 1
     """Least number of times, counted once in `apart_s`."""
@@ -118,7 +121,7 @@ PATTERNS: tuple[Pattern, ...] = (
         processes=3,
         programs=1,
         only_one_program=True,
-        why="the same program failed in {processes} processes within 10 minutes",
+        why="{processes} processes named {program} failed within 10 minutes",
         source="our judgement: a program that is restarted and fails again is at fault itself",
         blame=Blame.APPLICATION,
         action=Action.RESTART_APP,
@@ -147,18 +150,25 @@ def _look(pattern: Pattern, seen: Sequence[Sighting], newest: Sighting) -> Escal
     ]
     here = [each for each in recent if each.place == newest.place]
     processes = {each.pid for each in here if each.pid is not None}
-    programs = {each.process for each in here if each.pid is not None}
+    named = [each for each in here if each.pid is not None and each.process is not None]
+    programs = {each.process for each in named}
+    if pattern.only_one_program:
+        processes = {each.pid for each in named if each.pid is not None}
     times = _times(here, pattern.apart_s)
     if (
         len(processes) < pattern.processes
         or len(programs) < pattern.programs
-        or (pattern.only_one_program and len(programs) > 1)
+        or (pattern.only_one_program and programs != {newest.process})
         or times < pattern.times
         or len(here) < pattern.share * len(recent)
     ):
         return None
     why = pattern.why.format(
-        place=_in_words(newest.place), times=times, processes=len(processes), programs=len(programs)
+        place=_in_words(newest.place),
+        times=times,
+        processes=len(processes),
+        programs=len(programs),
+        program=newest.process,
     )
     earlier = tuple(dict.fromkeys(each.event for each in here if each.event != newest.event))
     return Escalation(
@@ -193,13 +203,19 @@ def _in_words(place: str) -> str:
     return f"{sort} {where}"
 
 
-def came_back(seen: Sequence[Sighting], label: str, now_us: int) -> Escalation | None:
-    """The same fault within a day of its recovery. `label` is the fault's, `now_us` its wall clock."""
-    place = f"recovered {label}"
+def recovery_of(fault: Member) -> str:
+    """The place under which it is remembered that this fault had recovered; the two ways of telling that
+    a GPU is lost have one."""
+    return f"recovered {'loss of the GPU' if fault.sign in LOST else fault.label}"
+
+
+def came_back(seen: Sequence[Sighting], fault: Member) -> Escalation | None:
+    """The same fault within a day of its recovery."""
+    place, now_us = recovery_of(fault), fault.event.time_us
     earlier = [each for each in seen if each.place == place and 0 <= now_us - each.time_us <= CAME_BACK_US]
     if not earlier:
         return None
-    minutes = max(1, round((now_us - earlier[-1].time_us) / 60e6))
+    minutes = max(1, round((now_us - max(each.time_us for each in earlier)) / 60e6))
     after = f"{minutes} min" if minutes < 2 * 60 else f"{round(minutes / 60)} h"
     return Escalation(
         rule=CAME_BACK,
@@ -210,19 +226,36 @@ def came_back(seen: Sequence[Sighting], label: str, now_us: int) -> Escalation |
     )
 
 
-def gpus_needed(known: int) -> int:
-    """On how many GPUs at once the same code is a matter of the node, on a node of `known` GPUs
-    (0: unknown). A node of one GPU cannot tell."""
-    return min(GPUS_AT_ONCE, known) if known > 1 else GPUS_AT_ONCE
+def survived_reboot(fault: Member) -> Escalation:
+    """A serious fault of the same device soon after the node was rebooted."""
+    return Escalation(
+        rule=SURVIVED_REBOOT,
+        why=f"{fault.label} came after the reboot: that did not cure the device",
+        time_us=fault.event.time_us,
+        action_text="A reboot did not help: take the device out of use, and have it tested or replaced.",
+    )
 
 
-def at_once(label: str, gpus: int, known: int, time_us: int, blame: Blame) -> Escalation:
-    """The same code on several GPUs of the node at once."""
+def gpus_needed(known: int, *, is_of_link: bool) -> int:
+    """On how many GPUs at once the same fault is a matter of the node, on a node of `known` GPUs
+    (0: unknown). A node of one GPU cannot tell; two GPUs may just be the two ends of a link."""
+    return GPUS_AT_ONCE if is_of_link or known < 2 else min(GPUS_AT_ONCE, known)
+
+
+def at_once(label: str, gpus: int, known: int, time_us: int, blame: Blame, *, is_of_link: bool) -> Escalation:
+    """The same fault on several GPUs of the node at once. A fault of links acquits none of the GPUs: one
+    that fails is reported by all the others."""
     of = f"{gpus} of {known} GPUs" if known >= gpus else f"{gpus} GPUs"
+    if is_of_link:
+        points_to = "look for the GPU, switch or fabric manager that these links share"
+        share = "Find what these links share: one GPU, an NVSwitch, the fabric manager."
+    else:
+        points_to = "not the fault of one GPU"
+        share = "Look for what these GPUs share: one job, the driver, the fabric, power, a PCIe switch."
     return Escalation(
         rule=MANY_GPUS,
-        why=f"{label} on {of} within seconds: not the fault of one GPU",
+        why=f"{label} on {of} within seconds: {points_to}",
         time_us=time_us,
         blame=Blame.UNKNOWN if blame is Blame.HARDWARE else blame,
-        action_text="Look for what these GPUs share: one job, the driver, the fabric, power, a PCIe switch.",
+        action_text=share,
     )

@@ -37,10 +37,10 @@ def rank_in(incident: Incident, member: Member) -> int | None:
 
 
 def _is_one_more_gpu(incident: Incident, member: Member) -> bool:
-    """The code of an incident of several GPUs, on one more."""
-    if incident.pattern != patterns.MANY_GPUS or member.xid is None or member.xid != incident.primary.xid:
+    """The fault of an incident of several GPUs, on one more."""
+    if incident.pattern != patterns.MANY_GPUS or member.what != incident.primary.what:
         return False
-    latest = max(each.first_us for each in incident.members if each.xid == member.xid)
+    latest = max(each.first_us for each in incident.members if each.what == member.what)
     return abs(member.first_us - latest) <= patterns.AT_ONCE_US
 
 

@@ -9,11 +9,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from daemon.event import Event
-from daemon.incidents.closing import REBOOT_QUIET_US, end_by_silence, ends_at_us
+from daemon.incidents.closing import LATE_US, READING_US, REBOOT_QUIET_US, end_by_silence, ends_at_us
 from daemon.incidents.incident import Incident
 from daemon.incidents.memory import Memory, Sighting
 from daemon.incidents.outcome import RECOVERIES, Closing, How
+from daemon.incidents.patterns import recovery_of, survived_reboot
 from daemon.incidents.report import as_event
+from daemon.incidents.saved import OPEN, SEEN, UNREAD, dump, load
 
 REVISION_INTERVAL_US = 1_000_000
 """Shortest time between two revisions of one incident, but for those that open or close it."""
@@ -23,9 +25,7 @@ MAX_INCIDENTS = 64
 
 BOOTS_KNOWN = 16
 
-PREFIX = "incidents/"
-"""How the keys of the saved rows begin."""
-_OPEN, _SEEN = f"{PREFIX}open/", f"{PREFIX}seen/"
+_NEVER = float("inf")
 
 
 class Register:
@@ -44,6 +44,8 @@ class Register:
         self._forgotten: set[str] = set()
         self._urgent: set[str] = set()
         self._left: list[Incident] = []  # let go, and yet to say so
+        self._deaf: set[str] = set()  # probes that are down
+        self._reading_until_us = 0
 
     def __iter__(self) -> Iterator[Incident]:
         """All that are followed, those closed a moment ago included."""
@@ -81,8 +83,16 @@ class Register:
         device = incident.primary.device
         if incident.drill or device is None or closing.how not in RECOVERIES - {How.QUIET}:
             return
-        place = f"recovered {incident.primary.label}"
+        place = recovery_of(incident.primary)
         self.memory.note(device, Sighting(place, closing.time_us or incident.last_time_us, incident.id))
+
+    def merge(self, incident: Incident, other: Incident) -> None:
+        """What belongs to the other incident belongs to this one."""
+        for member in other.members:
+            incident.take(member)
+        self.note(incident)
+        why = f"it is part of {incident.id}, which reaches several GPUs"
+        self.close(other, Closing(How.MERGED, why, None))
 
     def note_boot(self, boot_id: str) -> None:
         """With the first word of another boot, what was open waits to see whether the reboot cured it."""
@@ -101,10 +111,20 @@ class Register:
         incident.wait_for_quiet(boot_id, self.now_us + REBOOT_QUIET_US)
         self.note(incident)
 
+    def note_hearing(self, probe: str, *, hears: bool) -> None:
+        """A probe of the kernel log went down, or hears again. While one is down, silence is no sign."""
+        if hears:
+            self._deaf.discard(probe)
+            self._reading_until_us = self.now_us + READING_US
+        else:
+            self._deaf.add(probe)
+
     def end_silent(self) -> None:
         """Close what silence has ended, and forget what is over."""
+        if self.deadline_us is not None and self.now_us - self.deadline_us > LATE_US:
+            self._reading_until_us = self.now_us + READING_US
         for incident in list(self):
-            if self.now_us < ends_at_us(incident):
+            if self.now_us < self._ends_at_us(incident):
                 continue
             if incident.is_open:
                 how, why = end_by_silence(incident)
@@ -139,9 +159,16 @@ class Register:
         return event
 
     def _set_deadline(self) -> None:
-        times = [ends_at_us(incident) for incident in self]
+        times = [self._ends_at_us(incident) for incident in self]
         times += [_due_us(incident) for incident in self if incident.changed]
-        self.deadline_us = min(times, default=None)
+        soonest = min(times, default=_NEVER)
+        self.deadline_us = int(soonest) if soonest != _NEVER else None
+
+    def _ends_at_us(self, incident: Incident) -> float:
+        """As silence is told by the incident alone, but not before anybody can have heard otherwise."""
+        if not incident.is_open:
+            return ends_at_us(incident)
+        return _NEVER if self._deaf else max(ends_at_us(incident), self._reading_until_us)
 
     # -- saved state ---------------------------------------------------------------------------
 
@@ -152,21 +179,22 @@ class Register:
 
     def take_changes(self) -> tuple[dict[str, str], set[str]]:
         """Rows to write and keys to delete since the last call."""
-        rows = {_OPEN + key: self._incidents[key].dump() for key in self._touched}
-        rows |= {_SEEN + device: self.memory.dump(device) for device in self.memory.touched}
-        dropped = {_OPEN + key for key in self._forgotten} | {_SEEN + key for key in self.memory.forgotten}
+        rows = {OPEN + key: dump(self._incidents[key]) for key in self._touched}
+        rows |= {SEEN + device: self.memory.dump(device) for device in self.memory.touched}
+        dropped = {OPEN + key for key in self._forgotten} | {SEEN + key for key in self.memory.forgotten}
         for changes in (self._touched, self._forgotten, self.memory.touched, self.memory.forgotten):
             changes.clear()
         return rows, dropped
 
     def snapshot(self) -> dict[str, str]:
         """All rows."""
-        rows = {_OPEN + key: incident.dump() for key, incident in self._incidents.items()}
-        return rows | {_SEEN + device: self.memory.dump(device) for device in self.memory}
+        rows = {OPEN + key: dump(incident) for key, incident in self._incidents.items()}
+        return rows | {SEEN + device: self.memory.dump(device) for device in self.memory}
 
     def restore(self, rows: Mapping[str, str], *, boot_id: str, now_us: int) -> list[str]:
         """Take up an earlier process's rows; gives back the keys of those that cannot be read."""
         self.now_us = now_us
+        self._reading_until_us = now_us + READING_US
         bad = []
         for key, text in rows.items():
             try:
@@ -182,31 +210,59 @@ class Register:
         return bad
 
     def take_over(self, rows: Mapping[str, str]) -> None:
-        """Follow the open incidents of a boot that is over, as a pipeline of its own found them.
+        """Follow the open incidents of a boot that is over, as a pipeline of its own found them, and
+        remember what failed where.
 
-        One that is followed already gets what is new of it; what was remembered besides is not taken.
+        One that is followed already gets what is new of it.
         """
         for key, text in rows.items():
-            if not key.startswith(_OPEN):
+            if key.startswith(OPEN):
+                found = load(text)
+                if found.is_open:
+                    self._take_over(found)
+            elif key.startswith(SEEN):
+                self.memory.add(key.removeprefix(SEEN), text)
+
+    def _take_over(self, found: Incident) -> None:
+        known = self._same_as(found)
+        if known is None:
+            self.add(found)
+        elif not known.is_open or not known.take_earlier(found):
+            return
+        home = known or found
+        ids = {member.id for member in home.members}
+        for other in list(self):
+            if other is not home and other.is_open and any(member.id in ids for member in other.members):
+                self.merge(home, other)
+        self.note(home, urgent=True)
+        if home.boot_id not in found.boots:
+            again = next(each for each in home.in_order if each.event.boot_id == home.boot_id)
+            home.escalate(survived_reboot(again))
+        elif home.boot_id != self._boots[-1]:
+            self._wait_for_quiet(home, self._boots[-1])
+
+    def _same_as(self, found: Incident) -> Incident | None:
+        """The incident that is followed and is the same: by its id, by a member, or because the device
+        went on failing before the end of the last boot had been read."""
+        if found.id in self._incidents:
+            return self._incidents[found.id]
+        ids = {member.id for member in found.members}
+        devices = {member.device for member in found.members if member.is_serious}
+        for each in self:
+            if each.drill != found.drill:
                 continue
-            found = Incident.load(text)
-            known = self.get(found.id)
-            if not found.is_open or (known is not None and not known.is_open):
-                continue
-            if known is None:
-                self.add(found)
-            else:
-                for member in found.members:
-                    known.take(member)
-                self.note(known)
-            self._wait_for_quiet(known or found, self._boots[-1])
+            if any(member.id in ids for member in each.members):
+                return each
+            if each.is_open and each.boot_id not in found.boots and devices & each.serious_on:
+                return each
+        return None
 
     def _load(self, key: str, text: str) -> None:
-        if key.startswith(_OPEN):
-            incident = Incident.load(text)
+        if key.startswith(OPEN):
+            incident = load(text)
             self._incidents[incident.id] = incident
-        else:
-            self.memory.load(key.removeprefix(_SEEN), text)
+        elif not key.startswith(UNREAD):
+            self.memory.load(key.removeprefix(SEEN), text)
 
 
 def _due_us(incident: Incident) -> int:

@@ -23,16 +23,18 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
-from daemon.event import Action, Blame, Event, Kind, Severity, rfc3339
+from daemon.event import Event, Kind, Severity, rfc3339
+from daemon.incidents.advice import action, action_text, blame, telling
 from daemon.incidents.closing import waiting_for
 from daemon.incidents.incident import Incident
 from daemon.incidents.member import Member
-from daemon.incidents.outcome import Escalation, How
 from daemon.incidents.patterns import MANY_GPUS, OF_PROGRAMS
-from daemon.incidents.rules import ADVICE
+from daemon.incidents.signs import ADVICE, CLEAN_UP, xids
 
 MAX_ALTERNATIVES = 8
 MAX_FOLLOWERS_NAMED = 4
+CLEANED_UP = xids(*CLEAN_UP)
+"""Channels taken down on a GPU do not say that anything is wrong with it."""
 
 
 class Role(StrEnum):
@@ -63,9 +65,9 @@ def as_event(incident: Incident, node: str) -> Event:
         name=cause.name,
         summary=_summary(incident, primary, members),
         severity=incident.worst.event.severity,
-        blame=_blame(incident, primary),
-        action=_action(incident),
-        action_text=_action_text(incident),
+        blame=blame(incident),
+        action=action(incident),
+        action_text=action_text(incident),
         time_us=min(member.event.time_us for member in members),
         time_is_estimate=any(member.event.time_is_estimate for member in members),
         last_time_us=incident.last_time_us,
@@ -86,47 +88,6 @@ def as_event(incident: Incident, node: str) -> Event:
     )
 
 
-def _action(incident: Incident) -> Action:
-    """The first step, as long as there is one to take."""
-    is_done = incident.closing is not None and incident.closing.how not in (
-        How.NOT_HEARD_AGAIN,
-        How.CROWDED_OUT,
-    )
-    return Action.IGNORE if is_done else incident.action
-
-
-def _action_text(incident: Incident) -> str:
-    """What to do; of an incident that is over, what it called for."""
-    closing = incident.closing
-    if closing is None or closing.how in (How.NOT_HEARD_AGAIN, How.CROWDED_OUT):
-        return _called_for(incident)
-    if closing.how is How.MERGED:
-        return f"Nothing to do for this one: {closing.why}."
-    return f"Nothing more to do now: {closing.why}. It called for: {_called_for(incident)}"
-
-
-def _called_for(incident: Incident) -> str:
-    """What the deciding member asks for, and what the newest escalation adds to it or puts in its place."""
-    deciding = incident.deciding.event
-    told = next((each for each in reversed(incident.escalations) if each.action_text is not None), None)
-    if told is None or told.action_text is None:
-        return deciding.action_text
-    is_replaced = told.action is not None and incident.action is told.action
-    return told.action_text if is_replaced else f"{deciding.action_text} {told.action_text}"
-
-
-def _blame(incident: Incident, primary: Member) -> Blame:
-    telling = _telling(incident)
-    return telling.blame if telling is not None and telling.blame is not None else primary.event.blame
-
-
-def _telling(incident: Incident) -> Escalation | None:
-    """The escalation that the incident's own pattern gave; else the newest."""
-    own = [each for each in incident.escalations if each.rule == incident.pattern]
-    told = own or incident.escalations
-    return told[-1] if told else None
-
-
 # -- words -----------------------------------------------------------------------------------
 
 
@@ -135,8 +96,8 @@ def _summary(incident: Incident, primary: Member, members: Iterable[Member]) -> 
     cause = primary.event
     where = f" on {cause.device}" if cause.device is not None and incident.pattern != MANY_GPUS else ""
     parts = [f"{cause.summary} ({primary.label}{where})"]
-    telling = _telling(incident)
-    parts += [telling.why] if telling is not None else []
+    told = telling(incident)
+    parts += [told.why] if told is not None else []
     others = [
         member for member in members if member.label != primary.label and member.id != incident.recovery
     ]
@@ -144,6 +105,7 @@ def _summary(incident: Incident, primary: Member, members: Iterable[Member]) -> 
     beside = Counter(member.label for member in others if member.id not in incident.because)
     parts += [f"followed by {_listed(followed)}"] if followed else []
     parts += [f"beside it {_listed(beside)}"] if beside else []
+    parts += [f"{incident.members_dropped} more events"] if incident.members_dropped else []
     if incident.closing is not None:
         parts.append(f"{incident.state}: {incident.closing.why}")
     return "; ".join(parts)
@@ -174,7 +136,7 @@ def _why(incident: Incident, primary: Member, members: list[Member]) -> list[str
     if members[0] is primary and len(incident.members) > 1:
         reasons.append("nothing of this incident was printed before it")
     elif primary.id not in incident.because and len(incident.members) > 1:
-        reasons.append("what was printed before it is explained by it, or by nothing")
+        reasons.append("what was printed before it is explained, or is milder and explains nothing of it")
     return reasons
 
 
@@ -195,11 +157,17 @@ def _why_not(incident: Incident, primary: Member, member: Member) -> str:
     if because is not None:
         cause = next((each for each in incident.members if each.id == because.cause), primary)
         return f"follows from {cause.label}: {because.why}"
-    seconds = (member.first_us - primary.first_us) / 1e6
-    return (
-        f"printed {seconds:.3g} s after {primary.label}; "
-        "nothing in the log says which of the two led to the other"
-    )
+    seconds = (member.event.time_us - primary.event.time_us) / 1e6
+    when = f"{_in_words(abs(seconds))} {'before' if seconds < 0 else 'after'} {primary.label}"
+    if primary.is_serious and not member.is_serious:
+        return f"printed {when}; it is the milder of the two, and nothing says that it led to the other"
+    return f"printed {when}; nothing in the log says which of the two led to the other"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 2 * 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
 
 
 # -- detail ----------------------------------------------------------------------------------
@@ -289,7 +257,8 @@ def _blast_radius(incident: Incident, members: Iterable[Member]) -> dict[str, An
 def _scope(incident: Incident, gpus: list[str], switches: list[str], instances: int) -> str:
     if incident.pattern == MANY_GPUS or not (gpus or switches):
         return "node"
-    if switches or len(gpus) > 1:
+    failing = {member.device for member in incident.members if member.sign not in CLEANED_UP} - {None}
+    if switches or len(failing) > 1:
         return "fabric"
     if incident.is_application_error:
         return "process"

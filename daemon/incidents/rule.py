@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from daemon.event import Kind, Severity
 from daemon.incidents.member import Member
+from daemon.incidents.signs import Signs
 
 
 class Scope(StrEnum):
@@ -24,6 +24,8 @@ class Scope(StrEnum):
     """GPU, MIG instance and pid; a pid that one of them does not know only within `UNKNOWN_PID_S`."""
     NAMED_PROCESS = "named_process"
     """GPU, MIG instance and pid, which both name."""
+    PROCESS_ELSEWHERE = "process_elsewhere"
+    """A pid that both name, on two GPUs."""
     INSTANCE = "instance"
     """The GPU, and the MIG instance where both name one."""
     GPU = "gpu"
@@ -38,38 +40,6 @@ class Scope(StrEnum):
 
 UNKNOWN_PID_S = 1.0
 """In the H200 capture a 43 took the place of the last line of a 13, the one with the pid, 2.5 ms later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signs:
-    """A set of events, by what they report."""
-
-    xids: frozenset[int] = frozenset()
-    kinds: frozenset[Kind] = frozenset()
-    names: frozenset[str] = frozenset()
-    """Names of driver trouble without a code (`RM_INIT_ADAPTER_FAILED`)."""
-    at_least: Severity | None = None
-    """Every event at least this severe, whatever it is."""
-    without: frozenset[int] = frozenset()
-    """Xids that never count."""
-
-    def __contains__(self, member: Member) -> bool:
-        if member.xid in self.without:
-            return False
-        if member.xid in self.xids or member.kind in self.kinds:
-            return True
-        if member.kind is Kind.NVRM and member.event.name in self.names:
-            return True
-        return self.at_least is not None and member.event.severity.rank >= self.at_least.rank
-
-    def __or__(self, other: Signs) -> Signs:
-        return Signs(
-            self.xids | other.xids,
-            self.kinds | other.kinds,
-            self.names | other.names,
-            self.at_least or other.at_least,
-            self.without | other.without,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +61,7 @@ class Rule:
     """The pair is an incident even if neither event would be one by itself."""
 
     def ties(self, first: Member, second: Member) -> bool:
-        """True when the rule holds for these two, in this order."""
-        if first not in self.first or second not in self.second:
-            return False
+        """True when the rule holds for these two, in this order; their signs are known to fit it."""
         if not self._shared(first, second):
             return False
         if self.before_s == 0 and self.directed and not second.follows(first):
@@ -116,6 +84,8 @@ class Rule:
                     and first.pid is not None
                     and first.pid == second.pid
                 )
+            case Scope.PROCESS_ELSEWHERE:
+                shared = not same_device and first.pid is not None and first.pid == second.pid
             case Scope.INSTANCE:
                 shared = same_device and _same_instance(first, second)
             case Scope.GPU:

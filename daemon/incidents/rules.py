@@ -5,41 +5,30 @@ The order matters: the first rule that ties two events is the one that is told.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from daemon.event import Kind, Severity
-from daemon.incidents.member import FAULT_KINDS, Member
-from daemon.incidents.rule import Rule, Scope, Signs
-
-
-def xids(*codes: int) -> Signs:
-    """Xids by number."""
-    return Signs(xids=frozenset(codes))
-
-
-def trouble(*names: str) -> Signs:
-    """Driver trouble without a code, by name."""
-    return Signs(names=frozenset(names))
-
-
-CLEAN_UP = frozenset({43, 45})
-"""Xids that report a channel taken down, not why."""
-ADVICE = frozenset({154})
-
-ANYTHING = Signs(kinds=FAULT_KINDS)
-FAULT = Signs(at_least=Severity.WARNING, without=CLEAN_UP | ADVICE)
-SERIOUS = Signs(at_least=Severity.CRITICAL, without=CLEAN_UP | ADVICE)
-LOST = Signs(xids=frozenset({79}), kinds=frozenset({Kind.GPU_LOST}))
-PROGRAM_ERROR = xids(13, 31, 32, 68, 69)
-RETIREMENT = xids(63, 64, 156, 157, 160, 161)
-FIRMWARE = xids(62, 119, 120)
-FIRMWARE_TROUBLE = trouble(
-    "GSP_RPC_ERRORS_RATE_LIMITED", "GSP_DUMP", "NV_ASSERT_FAILED", "RM_INIT_ADAPTER_FAILED"
+from daemon.incidents.member import Member, Sign
+from daemon.incidents.rule import Rule, Scope
+from daemon.incidents.signs import (
+    ADVICE,
+    ANYTHING,
+    CLEAN_UP,
+    FAILED_START,
+    FAULT,
+    FIRMWARE,
+    FIRMWARE_TROUBLE,
+    LOST,
+    NVLINK,
+    PROGRAM_ERROR,
+    REFUSED_ACCESS,
+    RETIREMENT,
+    SERIOUS,
+    SWITCH,
+    trouble,
+    xids,
 )
-NVLINK = xids(74, *range(144, 151), 155)
-SWITCH = Signs(kinds=frozenset({Kind.SXID}))
-FAILED_START = trouble("RM_INIT_ADAPTER_FAILED", "PROBE_ROUTINE_FAILED")
-
 
 NVIDIA_CATALOGUE = "NVIDIA Xid catalogue, docs.nvidia.com/deploy/xid-errors"
 NVIDIA_MEMORY = "NVIDIA GPU Memory Error Management, docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt"
@@ -60,7 +49,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "channel_of_the_program",
-        first=PROGRAM_ERROR,
+        first=PROGRAM_ERROR | REFUSED_ACCESS,
         second=xids(*CLEAN_UP),
         scope=Scope.PROCESS,
         within_s=10,
@@ -70,8 +59,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "errors_of_one_program",
-        first=PROGRAM_ERROR,
-        second=PROGRAM_ERROR,
+        first=PROGRAM_ERROR | REFUSED_ACCESS,
+        second=PROGRAM_ERROR | REFUSED_ACCESS,
         scope=Scope.NAMED_PROCESS,
         within_s=10,
         why="one process caused both",
@@ -138,8 +127,18 @@ RULES: tuple[Rule, ...] = (
         source=f"{NVIDIA_MEMORY}; seen on an A100: 63, then 94 of the same error 8 ms later",
     ),
     Rule(
+        "records_of_bad_memory",
+        first=RETIREMENT,
+        second=RETIREMENT,
+        scope=Scope.GPU,
+        within_s=60,
+        why="both tell what became of bad memory",
+        source=JUDGEMENT,
+        directed=False,
+    ),
+    Rule(
         "firmware_silent",
-        first=xids(119, 120),
+        first=FIRMWARE,
         second=xids(119, 120),
         scope=Scope.GPU,
         within_s=120,
@@ -215,6 +214,25 @@ RULES: tuple[Rule, ...] = (
         source=f"{NVIDIA_CATALOGUE}: 45: not alone: follow the other Xid",
     ),
     Rule(
+        "same_process_elsewhere",
+        first=SERIOUS | PROGRAM_ERROR | REFUSED_ACCESS,
+        second=xids(*CLEAN_UP),
+        scope=Scope.PROCESS_ELSEWHERE,
+        within_s=60,
+        why="the process that the fault hit held this GPU too",
+        source=f"{NVIDIA_CATALOGUE}: 45: the application ended, for whatever reason",
+    ),
+    Rule(
+        "end_of_one_process",
+        first=xids(*CLEAN_UP),
+        second=xids(*CLEAN_UP),
+        scope=Scope.PROCESS_ELSEWHERE,
+        within_s=10,
+        why="one process lost its channels on both GPUs",
+        source=f"{NVIDIA_CATALOGUE}: 45: the application ended, for whatever reason",
+        directed=False,
+    ),
+    Rule(
         "advice",
         first=FAULT,
         second=xids(*ADVICE),
@@ -231,6 +249,16 @@ RULES: tuple[Rule, ...] = (
         scope=Scope.GPU,
         within_s=10,
         why="two serious faults of one GPU within seconds are taken for one",
+        source=JUDGEMENT,
+        directed=False,
+    ),
+    Rule(
+        "then_lost",
+        first=FIRMWARE | xids(109, 158),
+        second=LOST,
+        scope=Scope.GPU,
+        within_s=600,
+        why="the GPU had failed to answer in time before it was lost",
         source=JUDGEMENT,
         directed=False,
     ),
@@ -254,12 +282,32 @@ def tie(known: Member, newcomer: Member) -> Tie | None:
     """The first rule that ties a member of an incident, or a candidate, to an event just heard."""
     if known.event.boot_id != newcomer.event.boot_id or known.event.drill != newcomer.event.drill:
         return None
-    for rank, rule in enumerate(RULES):
-        if rule.ties(known, newcomer) and _not_denied(rule, known, newcomer):
-            return Tie(rule, rank, forwards=True)
-        if rule.ties(newcomer, known) and _not_denied(rule, newcomer, known):
-            return Tie(rule, rank, forwards=not rule.directed)
+    for rank, forwards in _may_tie(known.sign, newcomer.sign):
+        rule = RULES[rank]
+        first, second = (known, newcomer) if forwards else (newcomer, known)
+        if rule.ties(first, second) and _not_denied(rule, first, second):
+            return Tie(rule, rank, forwards or not rule.directed)
     return None
+
+
+@lru_cache(maxsize=4096)
+def _may_tie(known: Sign, newcomer: Sign) -> Sequence[tuple[int, bool]]:
+    """The rules whose signs these two fit, in the table's order: the rule's place, and whether the known
+    one comes first in it. A storm asks this of the same few pairs again and again."""
+    return tuple(
+        (rank, forwards)
+        for rank, rule in enumerate(RULES)
+        for forwards, first, second in ((True, known, newcomer), (False, newcomer, known))
+        if first in rule.first and second in rule.second
+    )
+
+
+_RANKS = {rule.name: rank for rank, rule in enumerate(RULES)}
+
+
+def rank_of(rule: str) -> int:
+    """Place in the table of the rule of this name; behind all others where there is none."""
+    return _RANKS.get(rule, len(RULES))
 
 
 def _not_denied(rule: Rule, first: Member, second: Member) -> bool:
@@ -269,7 +317,10 @@ def _not_denied(rule: Rule, first: Member, second: Member) -> bool:
 
 def reaches_beyond_its_device(member: Member) -> bool:
     """True when a rule may tie it to events of other devices."""
-    return member in NVLINK or member in SWITCH or member.device is None or member in FAILED_START
+    return member.device is None or any(member.sign in signs for signs in _REACHING)
+
+
+_REACHING = (NVLINK, SWITCH, FAILED_START, xids(*CLEAN_UP))
 
 
 LASTING = frozenset({163})

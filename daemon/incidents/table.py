@@ -18,35 +18,30 @@ Only changed events come here; what one costs grows with the incidents that are 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from daemon.event import Event, Kind, Severity
+from daemon.event import Event, Kind
 from daemon.fault import OpenFault
 from daemon.incidents import patterns
 from daemon.incidents.incident import Incident, incident_id
-from daemon.incidents.member import RECOVERED, Member, can_belong, proved
+from daemon.incidents.member import Member, can_belong, proved
 from daemon.incidents.memory import Sighting, places
-from daemon.incidents.outcome import Closing, Escalation, How
+from daemon.incidents.nearby import Part, errors_like, loose, same_on_many_gpus
+from daemon.incidents.outcome import Closing, Escalation
 from daemon.incidents.placing import rank_in, went_on
 from daemon.incidents.recovery import Ending, ending
-from daemon.incidents.register import PREFIX, Register
-from daemon.incidents.rules import (
-    ADVICE,
-    PROGRAM_ERROR,
-    opens_incident,
-    reaches_beyond_its_device,
-    tie,
-)
+from daemon.incidents.register import Register
+from daemon.incidents.rules import opens_incident, tie
+from daemon.incidents.saved import PREFIX
+from daemon.incidents.signs import NVLINK, PROGRAM_ERROR
 from daemon.open_faults import OpenFaults
 
 __all__ = ["PREFIX", "Incidents"]
 
 COMPLETE_REVISION = 2
 """Revision by which an event is complete: a mild one that is in no incident by then stays alone."""
-
-_Part = tuple[Member, OpenFault]
 
 
 class Incidents:
@@ -101,6 +96,9 @@ class Incidents:
     # -- where an event belongs ----------------------------------------------------------------
 
     def _look_at(self, fault: OpenFault, event: Event) -> None:
+        if event.kind is Kind.PROBE:
+            self._register.note_hearing(str(event.detail["probe"]), hears=event.detail["hears"] is True)
+            return
         is_reload = event.kind is Kind.DRIVER_LOADED and proved(event) and not event.drill
         if not is_reload and not can_belong(event):
             return
@@ -138,13 +136,14 @@ class Incidents:
         if home is not None:
             self._join(home, member, fault)
             self._pull(home, member)
-            if home.pattern == patterns.MANY_GPUS and home.primary.xid == member.xid:
+            if home.pattern == patterns.MANY_GPUS and home.primary.what == member.what:
                 return  # it is one of the many already
         if not self._is_on_many_gpus(member, fault) and home is None:
             self._open(member, fault)
 
     def _home_of(self, member: Member) -> Incident | None:
-        """The open incident to which it is tied best; of several the one heard of last."""
+        """The open incident to which it is tied best; of several the one heard of last. None also when an
+        event of its own process that is in no incident yet tells more of it."""
         ranked = [
             (rank, -incident.heard_us, incident.id)
             for incident in self._register
@@ -152,20 +151,33 @@ class Incidents:
             and incident.drill == member.event.drill
             and (rank := rank_in(incident, member)) is not None
         ]
-        return self._register.get(min(ranked)[-1]) if ranked else None
+        if not ranked:
+            return None
+        rank, _, best = min(ranked)
+        home = self._register.get(best)
+        if home is None or home.is_application_error or member.pid is None or member.pid in home.processes:
+            return home
+        return None if self._has_partner_before(rank, member) else home
+
+    def _has_partner_before(self, rank: int, member: Member) -> bool:
+        """True when a rule above that of `rank` makes an incident of it and an event that is in none."""
+        return any(
+            (found := tie(other, member)) is not None and found.rule.opens and found.rank < rank
+            for other, _ in loose(self._faults, member)
+        )
 
     def _open(self, member: Member, fault: OpenFault) -> None:
         """Open an incident if the event is one by itself, or together with one that has none."""
         is_one = opens_incident(member)
         partners = [
             (other, partner)
-            for other, partner in self._loose(member)
+            for other, partner in loose(self._faults, member)
             if (found := tie(other, member)) is not None and (is_one or found.rule.opens)
         ]
         if is_one or partners:
             self._open_with([*partners, (member, fault)])
 
-    def _open_with(self, parts: Collection[_Part]) -> Incident:
+    def _open_with(self, parts: Collection[Part]) -> Incident:
         """A new incident of these events, the earliest of which gives it its id."""
         first = min((member for member, _ in parts), key=attrgetter("first_us"))
         incident = Incident(incident_id(first.id), first.event.boot_id, first.event.drill)
@@ -175,29 +187,14 @@ class Incidents:
         primary = incident.primary
         if primary.device is not None and not incident.drill:
             seen = self._register.memory.of(primary.device)
-            back = patterns.came_back(seen, primary.label, primary.event.time_us)
+            back = patterns.came_back(seen, primary)
             if back is not None:
                 incident.escalate(back)
         return incident
 
-    def _loose(self, member: Member) -> Iterator[_Part]:
-        """Events that are still open and in no incident, and that could be tied to this one."""
-        beyond = reaches_beyond_its_device(member)
-        for fault in list(self._faults):
-            event = fault.event
-            if event.incident is not None or event.revision == 0 or event.id == member.id:
-                continue
-            if (event.boot_id, event.drill) != (member.event.boot_id, member.event.drill):
-                continue
-            other = Member.of(fault, event)
-            if not can_belong(event) or other.recovery_to == RECOVERED:
-                continue
-            if beyond or other.device == member.device or reaches_beyond_its_device(other):
-                yield other, fault
-
     def _pull(self, incident: Incident, member: Member) -> None:
         """Events heard earlier that the newest member ties to the incident join it."""
-        for other, fault in self._loose(member):
+        for other, fault in loose(self._faults, member):
             if tie(member, other) is not None:
                 self._join(incident, other, fault)
 
@@ -205,8 +202,7 @@ class Incidents:
         """The event belongs to the incident from now on."""
         if incident.boot_id != member.event.boot_id:
             incident.goes_on_in(member.event.boot_id)
-            why = "the reboot did not cure it"
-            incident.escalate(Escalation(patterns.SURVIVED_REBOOT, why, member.event.time_us))
+            incident.escalate(patterns.survived_reboot(member))
         self._stamp(fault, incident.id)
         self._add(incident, member)
         if incident.pattern == patterns.MANY_GPUS:
@@ -220,7 +216,7 @@ class Incidents:
             self._faults.revise(fault, self._register.now_us)
 
     def _add(self, incident: Incident, member: Member) -> None:
-        incident.take(member)
+        incident.take(member.slim())
         if incident.is_open:
             incident.hear(self._register.now_us)
         if self._register.get(incident.id) is incident:
@@ -229,37 +225,29 @@ class Incidents:
     # -- several GPUs at once --------------------------------------------------------------------
 
     def _is_on_many_gpus(self, member: Member, fault: OpenFault) -> bool:
-        """The same code on several GPUs at once is one incident of the node; True when this made it one."""
-        is_counted = member.xid is not None and member.xid not in ADVICE and member.event.gpu is not None
-        if not is_counted or member.event.severity is Severity.INFO:
-            return False
-        peers = {fault.slot.device: fault}
-        for other in self._faults:
-            is_same = other.slot[:4] == fault.slot[:4] and other.event.revision > 0
-            if is_same and abs(other.began_us - fault.began_us) <= patterns.AT_ONCE_US:
-                peers.setdefault(other.slot.device, other)
-        if len(peers) < patterns.gpus_needed(self._known_gpus if not member.event.drill else 0):
-            return False
-        return self._unite(sorted(peers.values(), key=attrgetter("began_us")))
+        """The same fault on several GPUs at once is one incident of the node; True when this made it one."""
+        peers = same_on_many_gpus(self._faults, member, fault, self._known_gpus)
+        return bool(peers) and self._unite(member, peers)
 
-    def _unite(self, faults: Sequence[OpenFault]) -> bool:
-        """Make one incident of faults that are the same on several GPUs, earliest first; False when
+    def _unite(self, member: Member, faults: Sequence[OpenFault]) -> bool:
+        """Make one incident of faults like this member's on several GPUs, earliest first; False when
         each of them follows from something else."""
-        code = faults[0].event.code
         homes = [self._register.get(fault.event.incident) for fault in faults]
-        about = [home for home in homes if home is not None and home.is_open and home.primary.xid == code]
-        loose = [(Member.of(fault, fault.event), fault) for fault in faults if fault.event.incident is None]
-        if not about and len(loose) < 2:
+        about = [
+            home for home in homes if home is not None and home.is_open and home.primary.what == member.what
+        ]
+        free = [(Member.of(fault, fault.event), fault) for fault in faults if fault.event.incident is None]
+        if not about and len(free) < 2:
             return False
-        incident = about[0] if about else self._open_with(loose)
+        incident = about[0] if about else self._open_with(free)
         is_news = incident.pattern != patterns.MANY_GPUS
         incident.pattern = patterns.MANY_GPUS
         for other in about:
             if other is not incident and other.is_open:
                 self._merge(incident, other)
-        for member, fault in loose:
+        for each, fault in free:
             if fault.event.incident is None:
-                self._join(incident, member, fault)
+                self._join(incident, each, fault)
         self._count_gpus(incident)
         self._register.note(incident, urgent=is_news)
         return True
@@ -269,18 +257,21 @@ class Incidents:
         for fault in list(self._faults):
             if fault.event.incident == other.id:
                 self._stamp(fault, incident.id)
-        for member in other.members:
-            self._add(incident, member)
-        why = f"it is part of {incident.id}, which reaches several GPUs"
-        self._register.close(other, Closing(How.MERGED, why, None))
+        self._register.merge(incident, other)
 
     def _count_gpus(self, incident: Incident) -> None:
         primary = incident.primary
-        gpus = len({member.device for member in incident.members if member.xid == primary.xid})
+        gpus = len({member.device for member in incident.members if member.what == primary.what})
         latest = max(member.event.time_us for member in incident.members)
-        incident.escalate(
-            patterns.at_once(primary.label, gpus, self._known_gpus, latest, primary.event.blame)
+        told = patterns.at_once(
+            primary.label,
+            gpus,
+            self._known_gpus,
+            latest,
+            primary.event.blame,
+            is_of_link=primary.sign in NVLINK,
         )
+        incident.escalate(told)
 
     # -- patterns ----------------------------------------------------------------------------
 
@@ -292,7 +283,7 @@ class Incidents:
         memory = self._register.memory
         process = event.process.name if event.process is not None else None
         found = list(places(event))
-        if member.pid is not None and (member in PROGRAM_ERROR or member.xid == 43):
+        if member.pid is not None and (member.sign in PROGRAM_ERROR or member.xid == 43):
             found.append("program")
         for place in found:
             sighting = Sighting(place, event.time_us, event.id, member.pid, process)
@@ -304,24 +295,13 @@ class Incidents:
     def _escalate(self, escalation: Escalation, member: Member, fault: OpenFault) -> None:
         """Take it more seriously; what is in no incident yet becomes one."""
         if fault.event.incident is None:
-            self._open_with([*self._errors_like(member), (member, fault)])
+            self._open_with([*errors_like(self._faults, member), (member, fault)])
         incident = self._register.get(fault.event.incident)
         if incident is not None and incident.is_open:
             if incident.pattern != patterns.MANY_GPUS:
                 incident.pattern = escalation.rule
             incident.escalate(escalation)
             self._register.note(incident)
-
-    def _errors_like(self, member: Member) -> list[_Part]:
-        """Programs' errors on the same GPU a little earlier that are in no incident yet."""
-        return [
-            (other, fault)
-            for other, fault in self._loose(member)
-            if other.device == member.device
-            and other.is_application_error
-            and member.is_application_error
-            and member.first_us - other.last_us <= patterns.PROGRAMS_US
-        ]
 
     # -- recovery ----------------------------------------------------------------------------
 
@@ -331,7 +311,7 @@ class Incidents:
             self._join(ends.over[0], member, fault)
             ends.over[0].recovered_by(member.id)
         for incident in ends.partly:
-            incident.devices[member.device or ""] = False
+            incident.recovers_on(member.device or "", member.first_us)
             self._register.note(incident)
         event = member.event
         for incident in ends.over:

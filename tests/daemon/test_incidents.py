@@ -320,7 +320,7 @@ class TestNearMisses:
     def test_another_gpu(self) -> None:
         node = Node()
         node.hear(1, xid(48, DBE))
-        node.hear(1.1, xid(45, "pid=1, name=a, Ch 00000001", OTHER_GPU))
+        node.hear(1.1, xid(45, "pid=2, name=a, Ch 00000001", OTHER_GPU))
         node.wait(5)
         assert node.loose() == [45]
 

@@ -24,6 +24,7 @@ TEXTS = (
     (45, "pid={pid}, name=p{pid}, Ch 00000001"),
     (45, "pid={pid}, name=p{pid}, Ch 00000001 caused by previous Xid 48"),
     (48, "pid={pid}, name=p{pid}, DBE"),
+    (62, "0x1234 0x0"),
     (63, "Row Remapper: New row (0x00000012bac1c3e0) marked for remapping"),
     (74, "NVLink: fatal error detected on link 6(0x10000, 0x0)"),
     (79, "GPU has fallen off the bus."),
@@ -38,6 +39,7 @@ OTHERS = (
     "NVRM: GPU 0000:91:00.0: GPU has fallen off the bus.",
     "NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build",
     "NVRM: The NVIDIA probe routine failed for 1 device(s).",
+    "NVRM: GPU 0000:1b:00.0: RmInitAdapter failed! (0x22:0x56:894)",
     "nvidia-nvswitch0: SXid (PCI:0000:05:00.0): 20034, Fatal, Link 30 LTSSM Fault Up",
 )
 
@@ -140,6 +142,34 @@ def test_rows_written_one_by_one_amount_to_the_snapshot(log: list[tuple[float, s
     assert kept.keys() == saved.keys()
     assert {key: kept[key] for key in kept if key.startswith(PREFIX)} == {
         key: saved[key] for key in saved if key.startswith(PREFIX)
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(logs, st.integers(0, 14))
+def test_the_end_of_a_log_taken_over_late_amounts_to_the_whole_log(
+    log: list[tuple[float, str, Origin]], heard: int
+) -> None:
+    whole, node = told(log), told(log[:heard])
+    expected = still_open(whole)
+    end_s = sum(gap_s for gap_s, *_ in log) + 700
+    whole.restart(boot="second", now_s=end_s)
+    node.restart(boot="second", now_s=end_s)
+    late = whole.pipeline.snapshot()
+    node.revisions += node.pipeline.take_over(late, now_us=round((end_s + 1) * 1e6))
+    node.wait(end_s + 5)
+    found = still_open(node)
+    assert {key: found.get(key) for key in expected} == expected
+    listed = [member for members, _ in found.values() for member in members]
+    assert len(listed) == len(set(listed))
+
+
+def still_open(node: Node) -> dict[str, tuple[tuple[str, ...], object]]:
+    """Members and pattern of every open incident of no drill, by its id."""
+    return {
+        each.id: (tuple(member["id"] for member in each.detail["members"]), each.detail["pattern"])
+        for each in node.incidents()
+        if each.detail["state"] == "open" and not each.drill
     }
 
 
