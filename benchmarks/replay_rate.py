@@ -1,8 +1,9 @@
 """How fast a saved log is replayed, and how much memory it takes: a syslog, one line in 1,000 an Xid.
 
-`python -m benchmarks.replay_rate --megabytes 2000` replays a file of that size; the default is 200 MB, the
-least that shows whether memory grows: the peak is compared with that of a tenth of the file. The file is
-made anew each time and removed. Memory is the peak RSS of the process that runs `xidwatch replay`.
+`python -m benchmarks.replay_rate --megabytes 2000` replays a file of that size; the default is 200 MB. The
+peak is shown beside that of a tenth of the file: what grows is the events kept for the report, and those are
+bounded. The file is made anew each time and removed. Memory is the peak RSS of the process that runs
+`xidwatch replay`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ LINES_A_XID = 1000
 LINES_A_SECOND = 20
 
 RATE_MUST = 25_000
-GROWTH_MUST = 2.0
-"""Times the memory of a tenth of the file: events kept for the report are the difference."""
+PEAK_MUST_MB = 150.0
+"""For a log of any size: some 40 MB of program, as much again of events kept for the report, and room."""
 
 _BATCH = 20_000
 _NOISE = [text for text in NOISE if not may_matter(text)]
@@ -98,11 +99,11 @@ def figures(small: Run, large: Run, megabytes: int) -> list[Figure]:
             beside=f"{megabytes:,} MB of syslog, {large.lines:,} lines in {large.seconds:.1f} s of CPU time",
         ),
         Figure(
-            "replay: peak memory against a tenth of the file",
-            large.peak_mb / small.peak_mb,
-            "x",
-            must=GROWTH_MUST,
-            beside=f"{large.peak_mb:.0f} MB against {small.peak_mb:.0f} MB",
+            "replay: peak memory",
+            large.peak_mb,
+            "MB",
+            must=PEAK_MUST_MB,
+            beside=f"{small.peak_mb:.0f} MB for a tenth of the file",
         ),
     ]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import partial
@@ -25,11 +25,14 @@ from daemon.text import clean
 from probes import replay
 from probes.errors import UserError
 from probes.line import KernelLine
-from probes.replay.coverage import Coverage
+from probes.replay.coverage import Boot, Coverage
 from xidwatch.report import as_json, html, markdown, notes, summary, text
 from xidwatch.report.collect import Collection
 from xidwatch.report.summary import Report
 from xidwatch.terminal import PLAIN, Style, for_stream
+
+UNNAMED = "saved log"
+"""Stands as the node of events that are from no one knows where."""
 
 _FIRST_YEAR, _LAST_YEAR = 1990, 2200
 
@@ -78,42 +81,72 @@ class Window:
 def run(options: Options, out: TextIO) -> int:
     """Write the report to `out`, or to the file asked for; 0. Raises UserError."""
     form = _format(options)
+    _refuse_to_overwrite(options)
     zone, is_given = _zone(options)
     settings = replay.Settings(zone=zone, zone_is_given=is_given, year=_year(options.year))
     report = examine(
         options.files,
         settings,
         _window(options),
-        node=options.node or "saved log",
+        node=options.node,
         allow_drills=options.allow_drills,
     )
-    if not report.coverage.understood:
+    if not report.coverage.kernel:
         raise _nothing_read(report.coverage)
     style = for_stream(out) if options.output is None else PLAIN
     content = _WRITERS[form](report, style)
     if options.output is None:
-        out.write(content)
+        _print(content, out)
         return 0
     try:
         options.output.write_text(content, encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"cannot write {options.output}: {(error.strerror or str(error)).lower()}",
-            hint="name another --output",
-        ) from None
+        raise _cannot_write(str(options.output), error) from None
     print(f"{report.headline}\nwritten to {options.output}", file=out)
     return 0
 
 
+def _print(content: str, out: TextIO) -> None:
+    try:
+        out.write(content)
+        out.flush()
+    except BrokenPipeError:
+        raise  # whoever read it has read enough: the command line says so with its exit code
+    except OSError as error:
+        raise _cannot_write("the report", error) from None
+
+
+def _cannot_write(name: str, error: OSError) -> UserError:
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"cannot write {name}: {reason}", hint="name another --output")
+
+
+def _refuse_to_overwrite(options: Options) -> None:
+    """The logs are what cannot be had again."""
+    if options.output is None or not options.output.exists():
+        return
+    for name in options.files:
+        if Path(name).exists() and options.output.samefile(name):
+            raise UserError(f"--output: {name} is one of the logs to be read", hint="name another --output")
+
+
 def examine(
-    files: Sequence[str], settings: replay.Settings, window: Window, *, node: str, allow_drills: bool = False
+    files: Sequence[str],
+    settings: replay.Settings,
+    window: Window,
+    *,
+    node: str | None,
+    allow_drills: bool = False,
 ) -> Report:
-    """Read the files and report on them. What cannot be read is in the report's coverage."""
+    """Read the files and report on them. What cannot be read is in the report's coverage.
+
+    `node` None: the host that the logs name, if they name one only.
+    """
     coverage = Coverage()
-    playback = Playback(partial(Pipeline, node=node, allow_drills=allow_drills))
+    playback = Playback(partial(Pipeline, node=node or UNNAMED, allow_drills=allow_drills))
     collection = Collection()
     last: KernelLine | None = None
-    for line in replay.read(replay.sources(files), settings, coverage):
+    for line in replay.read(replay.sources(files, settings), settings, coverage):
         if line.wall_us < window.since_us:
             coverage.outside += 1
             collection.add(playback.learn(line))
@@ -125,18 +158,27 @@ def examine(
     quiet_us = 0
     if last is not None and coverage.last_wall_us is not None:
         quiet_us = min(coverage.last_wall_us, window.until_us) - last.wall_us
-    newest = coverage.boots[-1] if coverage.boots else None
-    if last is not None and newest is not None and (newest.first_wall_us or 0) >= last.wall_us:
-        collection.add(playback.next_boot(newest.id))
+    if last is not None and (booted := _boot_after(last, coverage)) is not None:
+        collection.add(playback.next_boot(booted.id))
     collection.add(playback.end(quiet_us))
     let_go = collection.let_go.total()
+    node = node or (coverage.hosts[0] if len(coverage.hosts) == 1 else None)
     return summary.summarise(
-        collection.faults(),
-        collection.incidents(),
+        [replace(event, node=node or UNNAMED) for event in collection.faults()],
+        [replace(event, node=node or UNNAMED) for event in collection.incidents()],
         coverage,
+        node=node,
         notes=notes.notes(coverage, forged=playback.forged, let_go=let_go, zone=settings.zone),
         let_go=let_go,
     )
+
+
+def _boot_after(last: KernelLine, coverage: Coverage) -> Boot | None:
+    """The newest boot, if the log shows that it began after that line."""
+    newest = max(coverage.boots, key=lambda boot: boot.first_wall_us or 0, default=None)
+    if newest is None or newest.id == last.boot_id or not newest.is_begun:
+        return None
+    return newest if (newest.first_wall_us or 0) >= last.wall_us else None
 
 
 _WRITERS: Mapping[ReportFormat, Callable[[Report, Style], str]] = {
@@ -153,7 +195,10 @@ def _nothing_read(coverage: Coverage) -> UserError:
     if not troubled:
         return UserError("there is nothing to replay", hint="name a saved log, or - for standard input")
     first = troubled[0]
-    others = f", nor any of the {len(troubled) - 1} others" if len(troubled) > 1 else ""
+    left = len(troubled) - 1
+    others = (
+        f", and the {f'{left:,} others' if left > 1 else 'other file'} gave nothing either" if left else ""
+    )
     return UserError(f"cannot replay {clean(first.name, 200)}: {first.problem}{others}", hint=first.hint)
 
 

@@ -18,6 +18,10 @@ class Boot:
     """The id is the kernel's own."""
     source: str
     """Name of the file in which it was first seen."""
+    section: int = 0
+    """Number of the file, or section of one, in which it was first seen."""
+    is_begun: bool = False
+    """The log shows that it began: by an id, a remark, the kernel's greeting or a step back in time."""
     first_wall_us: int | None = None
     """Wall time of its first line; None while unknown."""
     last_wall_us: int | None = None
@@ -26,6 +30,8 @@ class Boot:
     last_kernel_us: int | None = None
     offset_us: int | None = None
     """Wall time at kernel time 0, as far as the log shows it."""
+    is_anchored: bool = False
+    """No line shows `offset_us`: it was taken from the age of the file, or from the next boot."""
     lines: int = 0
 
     @property
@@ -44,13 +50,39 @@ class Boot:
             self.first_wall_us = wall_us if self.first_wall_us is None else min(self.first_wall_us, wall_us)
             self.last_wall_us = max(wall_us, self.last_wall_us or wall_us)
 
-    def fill_in_wall_times(self) -> None:
-        """Say from when to when the boot is shown, where only kernel times say so."""
-        if self.offset_us is None or self.first_wall_us is not None:
+    def is_offset_by(self, offset_us: int, tolerance_us: int) -> bool:
+        """True when `offset_us` is its wall time at kernel time 0, as far as a log shows that."""
+        known_us = None if self.is_anchored else self.offset_us
+        return known_us is not None and abs(known_us - offset_us) <= tolerance_us
+
+    def is_shown_at(self, kernel_us: int | None, wall_us: int, tolerance_us: int) -> bool:
+        """True when a line of these times lies within what is known of it."""
+        if self.first_wall_us is None or self.last_wall_us is None:
+            return False
+        if kernel_us is not None and self.offset_us is not None:
+            return self.is_offset_by(wall_us - kernel_us, tolerance_us)
+        return self.first_wall_us - tolerance_us <= wall_us <= self.last_wall_us + tolerance_us
+
+    def absorb(self, other: Boot, offset_us: int) -> None:
+        """Take over what another log shows of the same boot, in kernel times alone."""
+        self.lines += other.lines
+        if self.offset_us is None:
+            self.offset_us = offset_us
+        if other.first_kernel_us is None or other.last_kernel_us is None:
             return
-        if self.first_kernel_us is not None and self.last_kernel_us is not None:
-            self.first_wall_us = self.offset_us + self.first_kernel_us
-            self.last_wall_us = self.offset_us + self.last_kernel_us
+        first_us, last_us = other.first_kernel_us, other.last_kernel_us
+        if self.first_wall_us is not None:
+            first_us = min(first_us, max(self.first_wall_us - offset_us, 0))
+        self.first_kernel_us = min(first_us, self.first_kernel_us or first_us)
+        self.last_kernel_us = max(last_us, self.last_kernel_us or last_us)
+
+    def fill_in_wall_times(self) -> None:
+        """Widen the span in wall time to that in kernel time, once the one follows from the other."""
+        if self.offset_us is None or self.first_kernel_us is None or self.last_kernel_us is None:
+            return
+        first_us, last_us = self.offset_us + self.first_kernel_us, self.offset_us + self.last_kernel_us
+        self.first_wall_us = first_us if self.first_wall_us is None else min(first_us, self.first_wall_us)
+        self.last_wall_us = last_us if self.last_wall_us is None else max(last_us, self.last_wall_us)
 
 
 _HEAD_US = 5_000_000
@@ -67,15 +99,32 @@ class FileCoverage:
     """Lines that are not empty."""
     understood: int = 0
     """Lines in a format known here, those of other programs included."""
+    kernel: int = 0
+    """Of those, the kernel's own."""
     other_programs: int = 0
-    """Of those, the ones that another program than the kernel wrote."""
+    """Of the lines understood, the ones that another program than the kernel wrote."""
     formats: Counter[str] = field(default_factory=Counter)
     """Lines by format."""
     messages: int = 0
     """The driver's lines that were handed on."""
+    quoted: int = 0
+    """Lines of other programs, or in no format known here, that hold what the driver prints for a fault."""
+    absent: int = 0
+    """Records that the sequence numbers count and the file does not hold."""
+    lost: int = 0
+    """Messages that journald or rsyslog says it lost; at least so many."""
+    backward: int = 0
+    """Lines whose time is before that of the line above."""
+    hosts: set[str] = field(default_factory=set)
+    """Hosts named in the kernel's lines, up to the first dot; a few of very many."""
     problem: str | None = None
     """Why it could not be read, or not to its end; None when it was."""
     hint: str | None = None
+
+    @property
+    def runs_backward(self) -> bool:
+        """Most of its lines are older than the one above: `journalctl -r`."""
+        return self.backward * 2 > self.understood
 
     @property
     def not_understood(self) -> int:
@@ -110,6 +159,32 @@ class Coverage:
     def understood(self) -> int:
         """Lines in a format known here, of all files."""
         return sum(file.understood for file in self.files)
+
+    @property
+    def kernel(self) -> int:
+        """The kernel's lines, of all files."""
+        return sum(file.kernel for file in self.files)
+
+    @property
+    def quoted(self) -> int:
+        """Lines that are not the kernel's and hold what the driver prints for a fault, of all files."""
+        return sum(file.quoted for file in self.files)
+
+    @property
+    def absent(self) -> int:
+        """Records that the sequence numbers count and the files do not hold."""
+        return sum(file.absent for file in self.files)
+
+    @property
+    def lost(self) -> int:
+        """Messages that journald or rsyslog says it lost."""
+        return sum(file.lost for file in self.files)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Hosts named in the kernel's lines of all files. `localhost` is no name: a node has it while it
+        starts."""
+        return sorted(set().union(*(file.hosts for file in self.files)) - {"localhost"})
 
     @property
     def formats(self) -> Counter[str]:

@@ -4,7 +4,8 @@ The n-th such line of one place and the n-th of another are the same one; two li
 never merged. Lines are the same when their text is and
 
 * their kernel times are equal, where both carry it to the microsecond, or else
-* their wall times are at most 2 s apart; a time taken from the age of the file is not compared.
+* their wall times are at most 2 s apart, and as much more as the format of one of them may be off; a time
+  taken from the age of the file is not compared.
 
 Lines of two boots that both carry the kernel's own boot id are never the same.
 """
@@ -15,6 +16,8 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+
+from probes.replay.coverage import Boot
 
 TOLERANCE_US = 2_000_000
 REMEMBERED = 20_000
@@ -32,10 +35,10 @@ class Place:
     text: str
     kernel_us: int | None
     wall_us: int
-    is_rough: bool
-    """The wall time was computed from the age of the file, and may be days off."""
-    boot_id: str | None
-    """None when the log does not say."""
+    slack_us: int | None
+    """How far the wall time may be off; 0 for one taken when the line was printed or stored; None when the
+    log gives none, so that it was computed and may be days off."""
+    boot: Boot
 
 
 class Duplicates:
@@ -62,6 +65,10 @@ class Duplicates:
             self._forget(self._in_order.popleft())
         return False
 
+    def of(self, text: str) -> Iterator[Place]:
+        """Some of the places in which a line with this text stood."""
+        return islice(self._index.get(text, ()), _MOST_LOOKED_AT)
+
     def _move_to_end(self, place: Place, key: Hashable) -> None:
         places = self._index[key]
         places.remove(place)
@@ -80,14 +87,14 @@ def _keys(place: Place) -> Iterator[Hashable]:
     yield place.text
     if place.kernel_us is not None:
         yield (place.text, "kernel", place.kernel_us)
-    yield (place.text, "rough") if place.is_rough else (place.text, place.wall_us // TOLERANCE_US)
+    yield (place.text, place.wall_us // TOLERANCE_US) if place.slack_us == 0 else (place.text, "rough")
 
 
 def _where_to_look(place: Place) -> Iterator[Hashable]:
     """Where the same line of another place would be filed."""
     if place.kernel_us is not None:
         yield (place.text, "kernel", place.kernel_us)
-    if place.is_rough:
+    if place.slack_us != 0:
         yield place.text
         return
     slot = place.wall_us // TOLERANCE_US
@@ -96,10 +103,10 @@ def _where_to_look(place: Place) -> Iterator[Hashable]:
 
 
 def _same(one: Place, other: Place) -> bool:
-    if one.boot_id is not None and other.boot_id is not None and one.boot_id != other.boot_id:
+    if one.boot.is_named and other.boot.is_named and one.boot.id != other.boot.id:
         return False
     if one.kernel_us is not None and other.kernel_us is not None:
         return one.kernel_us == other.kernel_us
-    if one.is_rough or other.is_rough:
+    if one.slack_us is None or other.slack_us is None:
         return True
-    return abs(one.wall_us - other.wall_us) <= TOLERANCE_US
+    return abs(one.wall_us - other.wall_us) <= TOLERANCE_US + one.slack_us + other.slack_us

@@ -11,8 +11,8 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-from probes.replay.files import LONGEST_LINE
 from probes.replay.formats import Format, LogLine, from_journal_fields
+from probes.replay.lines import LONGEST_LINE
 
 HEAD = b"__CURSOR="
 """How every export begins."""
@@ -22,6 +22,7 @@ _WANTED = frozenset(
         b"__REALTIME_TIMESTAMP",
         b"_SOURCE_MONOTONIC_TIMESTAMP",
         b"_BOOT_ID",
+        b"_HOSTNAME",
         b"_TRANSPORT",
         b"SYSLOG_FACILITY",
         b"MESSAGE",

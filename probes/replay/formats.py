@@ -84,6 +84,8 @@ class LogLine(NamedTuple):
     clue: Clue | None = None
     priority: int | None = None
     """The number in `<…>` before a dmesg line; None without one."""
+    host: str = ""
+    """Host named before the kernel's message; "" when the line does not say."""
     width: int = 0
     """Columns that stood before the message: further lines of it are indented by as many."""
 
@@ -111,7 +113,7 @@ _MONTH_DAY = re.compile(
 _RFC5424 = re.compile(
     r"1 (\S{1,40}) (\S{1,255}) (\S{1,48}) \S{1,128} \S{1,32} (?:-|(?:\[(?:[^\]\\]|\\.){0,2000}\])+)(?: |$)"
 )
-_HOST = re.compile(r"(?:[^\s:\[\]]{1,255} )?(?=kernel: )")
+_HOST = re.compile(r"(?:([^\s:\[\]]{1,255}) )?(?=kernel: )")
 _INNER_UPTIME = re.compile(r"\[ *([0-9]{1,9})\.([0-9]{6})\] ?")
 _TAG = "kernel: "
 _OCTAL = re.compile(r"#([01][0-7]{2}|2[0-3][0-7])")
@@ -176,7 +178,7 @@ def _with_priority(line: str) -> LogLine | None:
         stamp = None if header[1] == "-" else header[1]
         if header[3] != "kernel":
             return LogLine(Format.SYSLOG_5424, None, stamp=stamp)
-        return _message(Format.SYSLOG_5424, line, header.end(), stamp)
+        return _message(Format.SYSLOG_5424, line, header.end(), stamp, header[2].strip("-"))
     origin = Origin.USERSPACE if int(match[1]) >= 8 else Origin.UNKNOWN
     if header := _MONTH_DAY.match(line, end):
         return _tagged(Format.SYSLOG, line, header.end(), header[0])
@@ -189,7 +191,7 @@ def _dmesg(line: str, origin: Origin = Origin.UNKNOWN, at: int = 0) -> LogLine |
     if match := _UPTIME.match(line, at):
         end, kernel_us = match.end(), int(match[1] + match[2])
         if at == 0 and (host := _HOST.match(line, end)):
-            found = _message(Format.JOURNAL_MONOTONIC, line, host.end() + len(_TAG), None)
+            found = _message(Format.JOURNAL_MONOTONIC, line, host.end() + len(_TAG), None, host[1] or "")
             return found._replace(kernel_us=kernel_us)
         return LogLine(Format.DMESG, line[end:], origin, kernel_us, width=end)
     for pattern, form in _DMESG_STAMPS:
@@ -209,10 +211,10 @@ def _tagged(form: Format, line: str, at: int, stamp: str | int) -> LogLine:
     host = _HOST.match(line, at)
     if host is None:
         return LogLine(form, None, stamp=stamp)
-    return _message(form, line, host.end() + len(_TAG), stamp)
+    return _message(form, line, host.end() + len(_TAG), stamp, host[1] or "")
 
 
-def _message(form: Format, line: str, at: int, stamp: str | int | None) -> LogLine:
+def _message(form: Format, line: str, at: int, stamp: str | int | None, host: str = "") -> LogLine:
     """The message that begins at `at`, behind the tag; the kernel's own stamp may stand before it."""
     kernel_us = None
     if match := _INNER_UPTIME.match(line, at):
@@ -220,7 +222,7 @@ def _message(form: Format, line: str, at: int, stamp: str | int | None) -> LogLi
     text = line[at:]
     if "#0" in text:
         text = _OCTAL.sub(lambda escape: chr(int(escape[1], 8)), text)
-    return LogLine(form, text, Origin.UNKNOWN, kernel_us, stamp, width=at)
+    return LogLine(form, text, Origin.UNKNOWN, kernel_us, stamp, host=host, width=at)
 
 
 def _clue(line: str) -> LogLine | None:
@@ -272,7 +274,10 @@ def from_journal_fields(fields: Mapping[str, Any], form: Format) -> LogLine | No
     text = _journal_text(fields.get("MESSAGE"))
     origin = Origin.KERNEL if fields.get("SYSLOG_FACILITY", "0") == "0" else Origin.USERSPACE
     kernel_us = _number(fields.get("_SOURCE_MONOTONIC_TIMESTAMP"))
-    return LogLine(form, text, origin, kernel_us, wall_us, boot_id)
+    host = fields.get("_HOSTNAME")
+    return LogLine(
+        form, text, origin, kernel_us, wall_us, boot_id, host=host if isinstance(host, str) else ""
+    )
 
 
 def _journal_text(value: object) -> str | None:

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from probes.line import Origin
-from probes.replay import export, files
+from probes.replay import export, lines, unpacking
 from probes.replay.boots import GREETING, Timeline
 from probes.replay.coverage import Boot, FileCoverage
 from probes.replay.formats import Clue, Format, LogLine, from_dmesg_fields, parse
 from probes.replay.timestamps import Stamps, WallTime
+from probes.replay.unpacking import Source
 
 _MOST_JOINED = 64
 _LOST_GPU = "NVRM: The NVIDIA GPU "
@@ -27,6 +28,17 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[mK]")
 _JSON_FRAME = re.compile(r'(?:\s*[{}\[\]],?)+\s*\Z|\s+"dmesg": *\[\s*\Z')
 """The lines of `dmesg --json` that hold no field."""
 _LONGEST_FRAME = 24
+_WRAPPED = re.compile(r"(?:> ?)+|[^\s:]{1,255}:(?: (?=\S)|(?:[0-9]{1,9}:)?)")
+"""What grep, pdsh and a mail put before a line: `messages.1:12:`, `gpu-17: `, `> `."""
+_FAULT = ("NVRM: Xid", "SXid (")
+_LOST = re.compile(r"Missed ([0-9]{1,9}) kernel messages|: ([0-9]{1,9}) messages lost due to rate-limiting")
+"""journald on the kernel's messages that were overwritten before it read them; rsyslog on its own limit."""
+_OVERRUN = "/dev/kmsg buffer overrun, some messages lost"
+"""What journald writes into the kernel's log when it was too slow: dmesg still has what a journal lacks."""
+_HAS_ALL = frozenset(
+    {Format.DMESG, Format.DMESG_CTIME, Format.DMESG_ISO, Format.DMESG_RELTIME, Format.DMESG_JSON}
+)
+_MOST_HOSTS = 32
 _JSON_FIELD = re.compile(r'\s+"(fac|pri|time|caller|msg)": *(.*?),?\s*\Z')
 
 
@@ -44,7 +56,7 @@ class Record:
 class FileReader:
     """Reads one file. What it finds goes through the timeline that all files share."""
 
-    def __init__(self, source: files.Source, stamps: Stamps, timeline: Timeline, found: FileCoverage) -> None:
+    def __init__(self, source: Source, stamps: Stamps, timeline: Timeline, found: FileCoverage) -> None:
         self._source = source
         self._stamps = stamps
         self._timeline = timeline
@@ -58,6 +70,11 @@ class FileReader:
         self._frame_lines = 0
         self._run_format: Format | None = None
         self._run_lines = 0
+        self._host = ""
+        self._seq: int | None = None
+        self._last_wall_us = 0
+        self.has_sections = False
+        """A rule between the outputs of several commands was seen: an nvidia-bug-report."""
 
     def records(self) -> Iterator[Record]:
         """The driver's records, in the order of the file; a file that breaks off is noted as such."""
@@ -66,8 +83,8 @@ class FileReader:
         try:
             head = stream.peek(len(export.HEAD)) if isinstance(stream, io.BufferedReader) else b""
             yield from self._entries() if head.startswith(export.HEAD) else self._lines()
-        except files.BROKEN as error:
-            self._found.problem = files.reason(error)
+        except unpacking.BROKEN as error:
+            self._found.problem = unpacking.reason(error)
         if (record := self._close()) is not None:
             yield record
         self._note_formats()
@@ -87,14 +104,14 @@ class FileReader:
                 yield record
 
     def _lines(self) -> Iterator[Record]:
-        for batch in files.lines(self._source.stream):
+        for batch in lines.lines(self._source.stream):
             for line in batch:
                 if line and not line.isspace():
                     self._found.lines += 1
                     if (record := self._line(line)) is not None:
                         yield record
-            if not self._found.understood and files.looks_binary(batch):
-                self._found.problem = "is a binary file, not a log"
+            if not self._found.understood and lines.looks_binary(batch):
+                self._found.problem = "it is a binary file, not a log"
                 return
 
     def _line(self, line: str) -> Record | None:
@@ -109,7 +126,21 @@ class FileReader:
                 return None
             line = line.lstrip()  # a log that was pasted somewhere, or indented by another tool
         parsed = parse(line)
+        if parsed is None or parsed.text is None:
+            parsed = self._not_the_kernels(line, parsed)
         return self._take(parsed) if parsed is not None else None
+
+    def _not_the_kernels(self, line: str, parsed: LogLine | None) -> LogLine | None:
+        """A line of another program, or in no format: what of it is to be told, or what is wrapped in it."""
+        if parsed is None and may_matter(line) and (wrapped := _WRAPPED.match(line)):
+            inner = parse(line[wrapped.end() :])
+            if inner is not None and inner.text is not None and inner.format is not Format.BARE:
+                return inner._replace(width=inner.width + wrapped.end())
+        if any(words in line for words in _FAULT):
+            self._found.quoted += 1
+        elif " messages" in line and (lost := _LOST.search(line)):
+            self._found.lost += int(lost[1] or lost[2])
+        return parsed
 
     def _take(self, line: LogLine) -> Record | None:
         self._found.understood += 1
@@ -125,13 +156,24 @@ class FileReader:
             self._run_format = line.format
         self._run_lines += 1
         self._last = line
+        if line.host != self._host:
+            self._note_host(line.host)
+        if line.seq is not None:
+            self._note_seq(line.seq)
         text = line.text
         if text is None:
             self._found.other_programs += 1
-        elif self._open is not None and self._joins(line):
-            return None
+        else:
+            self._found.kernel += 1
+            if _OVERRUN in text and line.format not in _HAS_ALL:
+                self._found.lost += 1
+            if self._open is not None and self._joins(line):
+                return None
         record = self._close()
         wall = self._stamps.read(line.stamp) if line.stamp is not None else None
+        if wall is not None:
+            self._found.backward += wall.us < self._last_wall_us
+            self._last_wall_us = wall.us
         boot = self._timeline.see(
             kernel_us=line.kernel_us,
             wall_us=wall.us if wall is not None else None,
@@ -143,6 +185,17 @@ class FileReader:
             self._joined = 0
         return record
 
+    def _note_host(self, host: str) -> None:
+        self._host = host
+        if host and len(self._found.hosts) < _MOST_HOSTS:
+            self._found.hosts.add(host.partition(".")[0])
+
+    def _note_seq(self, seq: int) -> None:
+        """Count the records between this one and the last, unless another boot or another capture begins."""
+        if self._seq is not None and seq > self._seq:
+            self._found.absent += seq - self._seq - 1
+        self._seq = seq
+
     def _close(self) -> Record | None:
         record, self._open = self._open, None
         return record
@@ -153,6 +206,7 @@ class FileReader:
                 self._timeline.end_boot(line.boot_id)
             case Clue.NEW_SECTION:
                 self._is_pstore = False
+                self.has_sections = True
                 self._timeline.new_place(self._source.name)
             case Clue.NEW_PART:
                 self._is_pstore = True

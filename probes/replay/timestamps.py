@@ -22,6 +22,8 @@ OfDay = tuple[int, int, int, int]
 
 _DAY_US = 86_400 * SECOND_US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HALF_A_YEAR = timedelta(days=183)
+"""New Year is a step back of most of a year; sections of one report, in no order, one of days."""
 _MICROSECOND = timedelta(microseconds=1)
 
 _MONTHS = {
@@ -173,7 +175,7 @@ class Stamps:
         if self._year is not None:
             moment = _next_valid(self._year, month, day, clock, step=1)
             last = self._last_in_year
-            if last is not None and moment < last - timedelta(days=1):
+            if last is not None and moment < last - _HALF_A_YEAR:
                 self._year += 1
                 moment = _next_valid(self._year, month, day, clock, step=1)
             self._last_in_year = moment

@@ -37,6 +37,10 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "MMU Fault: ENGINE GRAPHICS GPC1 GPCCLIENT_T1_8 faulted @ 0x0_00000000. "
         "Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_WRITE",
     ),
+    "31 and what follows": (
+        "NVRM: Xid (PCI:0000:{gpu}:00): 31, pid=447, name=fault, Ch 0000000a, intr 00000000. MMU Fault",
+        "NVRM: Xid (PCI:0000:{gpu}:00): 43, pid=447, name=fault, Ch 00000008",
+    ),
     "13": (
         "NVRM: Xid (PCI:0000:{gpu}:00): 13, Graphics SM Warp Exception on (GPC 1, TPC 4, SM 0): "
         "Misaligned Address",
@@ -142,7 +146,8 @@ def save(path: Path, form: str, records: list[Printed]) -> Path:
 
 def a_minute_begins_within_seconds(records: list[Printed]) -> bool:
     return any(
-        later.wall_us - earlier.wall_us < MINUTE_US and later.wall_us // MINUTE_US > earlier.wall_us // MINUTE_US
+        later.wall_us - earlier.wall_us < MINUTE_US
+        and later.wall_us // MINUTE_US > earlier.wall_us // MINUTE_US
         for earlier, later in pairwise(records)
     )
 

@@ -11,6 +11,7 @@ import os
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,10 @@ def test_of_an_archive_the_kernel_logs_are_read(pack: Pack, tmp_path: Path) -> N
     path.write_bytes(pack(path.read_bytes()))
     lines, coverage = read(path)
     assert {line.text.split()[3] for line in lines} == {"79,", "31,"}
-    assert [file.name.partition(":")[2] for file in coverage.files] == list(members)[:2]
+    assert [file.name.partition(":")[2] for file in coverage.files] == [
+        "sos-1/var/log/messages-20260101.gz",
+        "sos-1/sos_commands/kernel/dmesg",
+    ]
 
 
 def test_sections_of_an_nvidia_bug_report_tell_each_line_once(tmp_path: Path) -> None:
@@ -116,13 +120,15 @@ def test_what_cannot_be_read_is_a_sentence_and_the_rest_is_read(tmp_path: Path) 
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
     names = [tmp_path / name for name in cases]
-    lines, coverage = read(*names, tmp_path, tmp_path / "missing", good)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    lines, coverage = read(*names, folder, tmp_path / "missing", good)
     assert [line.text for line in lines] == [XID]
     said = dict(zip([*cases, "directory", "missing", "good"], problems(coverage), strict=True))
     assert said.pop("good") is None
-    assert said["empty"] == "is empty"
-    assert said["binary"] == said["program"] == "is a binary file, not a log"
-    assert said["directory"] == "is a directory"
+    assert said["empty"] == "it is empty"
+    assert said["binary"] == said["program"] == "it is a binary file, not a log"
+    assert said["directory"] == "it is a directory without a kernel log"
     assert said["missing"] == "no such file or directory"
     assert said["cut.gz"] == "the compressed file ends too early"
     assert None not in said.values()
@@ -219,3 +225,186 @@ def test_a_record_of_several_lines_stays_one(tmp_path: Path) -> None:
         path.write_bytes(render([Printed(1_000_000, text), Printed(2_000_000, "noise: x")]))
         lines, _ = read(path)
         assert [line.text for line in lines] == [text], form
+
+
+DAY = "2026-01-0{day}T10:{minute:02}:00Z gpu-17 kernel: {text}\n"
+
+
+def test_rotated_logs_are_read_oldest_first_in_whatever_order_they_are_named(tmp_path: Path) -> None:
+    for name, day in (("messages", 3), ("messages.1", 2), ("messages.2", 1)):
+        (tmp_path / name).write_text(DAY.format(day=day, minute=0, text=f"{XID} {day}"))
+    lines, coverage = read(*sorted(tmp_path.iterdir()))
+    assert [line.text[-1] for line in lines] == ["1", "2", "3"]
+    assert len(coverage.boots) == 1
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_logs_of_an_archive_are_read_oldest_first(pack: Pack, tmp_path: Path) -> None:
+    path = tmp_path / "logs.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, day in (("var/log/messages", 3), ("var/log/messages.1", 2), ("var/log/messages.2", 1)):
+            content = DAY.format(day=day, minute=0, text=f"{XID} {day}").encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    path.write_bytes(pack(path.read_bytes()))
+    lines, _ = read(path)
+    assert [line.text[-1] for line in lines] == ["1", "2", "3"]
+    from_a_pipe, _ = read("-", stdin=path.read_bytes())
+    assert sorted(line.text[-1] for line in from_a_pipe) == ["1", "2", "3"]
+
+
+def test_another_file_is_no_reboot_and_another_log_of_the_same_boot_is_that_boot(tmp_path: Path) -> None:
+    records = [Printed(0, "Linux version 6.8"), *(Printed(n * 4_000_000_000, f"{XID} {n}") for n in (1, 2))]
+    for name in ("journal json", "syslog", "dmesg"):
+        (tmp_path / name).write_bytes(RENDERERS[name](records))
+    (tmp_path / "later").write_text("2026-01-22T19:00:00Z gpu-17 kernel: hours later\n")
+    settings = replay.Settings(year=2026)
+    lines, coverage = read(*tmp_path.iterdir(), settings=settings)
+    assert len(lines) == 2
+    assert len([boot for boot in coverage.boots if boot.is_begun]) == 1
+    assert len({line.boot_id for line in lines}) == 1
+
+
+def test_dmesg_takes_its_times_from_a_log_that_has_the_same_lines(tmp_path: Path) -> None:
+    records = [Printed(0, "Linux version 6.8"), *(Printed(n * 40_000_000, f"{XID} {n}") for n in (1, 2, 3))]
+    (tmp_path / "dmesg").write_bytes(RENDERERS["dmesg"](records))  # the file is of today, its lines are not
+    (tmp_path / "journal").write_bytes(RENDERERS["journal short-iso"](records[:3]))
+    lines, coverage = read(*sorted(tmp_path.iterdir()))
+    assert [line.wall_us // 1_000_000 for line in lines] == [
+        record.wall_us // 1_000_000 for record in records[1:]
+    ]
+    assert len(coverage.boots) == 1
+    assert not coverage.boots[0].is_anchored
+
+
+def test_boots_of_an_nvidia_bug_report_come_in_their_order(tmp_path: Path) -> None:
+    rule = "_" * 44
+    after = [Printed(0, "Linux version 6.8"), Printed(90_000_000, XID)]
+    before = "".join(
+        f"Jan 21 11:0{minute}:00 gpu-17 kernel: {text}\n"
+        for minute, text in ((0, "Linux version 6.8"), (1, XID.replace("79", "48")))
+    )
+    sections = (RENDERERS["dmesg"](after).decode(), RENDERERS["journal short"](after).decode(), before)
+    path = tmp_path / "nvidia-bug-report.log"
+    path.write_text("".join(f"{rule}\n\njournalctl\n\n{section}\n" for section in sections))
+    lines, coverage = read(path, settings=replay.Settings(year=2026))
+    assert [line.text.split()[3] for line in lines] == ["48,", "79,"]
+    assert lines[1].wall_us // 1_000_000 == after[1].wall_us // 1_000_000
+    assert len(coverage.boots) == 2
+
+
+def test_a_folder_is_read_like_an_archive(tmp_path: Path) -> None:
+    for name in ("sos_commands/kernel/dmesg", "etc/messages.conf", "var/log/secure"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(LOG)
+    (tmp_path / "dmesg").symlink_to("sos_commands/kernel/dmesg")
+    lines, coverage = read(tmp_path)
+    assert [line.text for line in lines] == [XID]
+    assert [file.name for file in coverage.files] == [str(tmp_path / "sos_commands/kernel/dmesg")]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every folder")
+def test_a_folder_that_is_closed_is_told_from_one_that_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "dmesg").write_bytes(LOG)
+    (tmp_path / "closed").mkdir(mode=0)
+    lines, coverage = read(tmp_path)
+    assert len(lines) == 1
+    assert set(problems(coverage)) == {None, "permission denied"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_windows_saved_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(LOG.decode().replace("\n", "\r\r\n").encode(encoding))
+    lines, coverage = read(path)
+    assert [line.text for line in lines] == [XID]
+    assert coverage.lines == coverage.understood == 2
+
+
+@pytest.mark.parametrize("prefix", ["> ", "> > ", "messages.1:", "var/log/messages:12:", "12:", "gpu-17: "])
+def test_what_grep_pdsh_or_a_mail_put_before_a_line_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(f"{prefix}{line}\n" for line in LOG.decode().splitlines()))
+    [line], _ = read(path)
+    assert (line.text, line.origin, line.kernel_us) == (XID, Origin.UNKNOWN, 26_994_672)
+
+
+def test_lines_that_are_not_believed_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        f"2026-01-01T10:00:00Z h kernel: x\n2026-01-01T10:00:00Z h app[3]: {XID}\nno format: {XID}\n"
+    )
+    lines, coverage = read(path)
+    assert (lines, coverage.quoted) == ([], 2)
+
+
+def test_what_the_log_says_was_lost_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        "2026-01-01T10:00:00Z h systemd-journald[300]: Missed 129 kernel messages\n"
+        "2026-01-01T10:00:00Z h rsyslogd[9]: imjournal: 71 messages lost due to rate-limiting (20 allowed)\n"
+        "2026-01-01T10:00:00Z h kernel: systemd-journald[9]: /dev/kmsg buffer overrun, some messages lost.\n"
+        f"4,100,1000000,-;x\n4,101,2000000,-;{XID}\n4,950,90000000,-;y\n"
+    )
+    _, coverage = read(path)
+    assert (coverage.lost, coverage.absent) == (201, 848)
+
+
+def test_the_hosts_that_a_log_names_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text(
+        "".join(
+            f"2026-01-01T10:00:0{n}Z {host} kernel: x\n"
+            for n, host in enumerate(["localhost", "gpu-17", "gpu-17.example.com", "gpu-18"])
+        )
+    )
+    _, coverage = read(path)
+    assert coverage.hosts == ["gpu-17", "gpu-18"]
+
+
+def test_lines_of_other_programs_are_no_kernel_log(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("-- No entries --\n2026-01-01T10:00:00Z h sshd[1]: session opened\n")
+    _, coverage = read(path)
+    assert problems(coverage) == ["it holds lines of other programs only, none of the kernel's"]
+
+
+def test_a_log_that_grows_is_read_to_the_end_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(LOG)
+    for source in replay.sources([str(path)]):
+        assert isinstance(source, replay.Source)
+        with path.open("ab") as file:
+            file.write(LOG.replace(b"79", b"48"))
+        assert source.stream.read() == LOG
+
+
+def test_lines_of_the_same_second_keep_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("".join(DAY.format(day=1, minute=0, text=f"{XID} {n}") for n in range(3)))
+    arrivals = [line.arrival_us for line in read(path)[0]]
+    assert arrivals == sorted(set(arrivals))
+    assert arrivals[-1] - arrivals[0] < 1_000
+
+
+def test_what_only_a_second_log_of_the_same_hours_tells_keeps_its_distances(tmp_path: Path) -> None:
+    whole = [DAY.format(day=1, minute=minute, text=f"{XID} {minute}") for minute in range(0, 60, 10)]
+    (tmp_path / "a").write_text("".join(whole[::3]))
+    (tmp_path / "b").write_text("".join(whole[1:]))
+    lines, coverage = read(tmp_path / "a", tmp_path / "b")
+    assert len(lines) == len(whole)
+    assert len(coverage.boots) == 1
+    gaps = [later.arrival_us - earlier.arrival_us for earlier, later in pairwise(lines)]
+    assert min(gaps) >= 60_000_000
+
+
+@pytest.mark.parametrize("first", ["dmesg -T", "journal short-iso"])
+def test_the_times_that_dmesg_computes_may_be_off(first: str, tmp_path: Path) -> None:
+    records = [Printed(n * 600_000_000, XID) for n in (1, 2, 3)]
+    off = [Printed(record.kernel_us - 40_000_000, record.text) for record in records]
+    logs = {"dmesg -T": off, "journal short-iso": records}
+    for name, printed in logs.items():
+        (tmp_path / f"{name != first} {name}").write_bytes(RENDERERS[name](printed))
+    lines, coverage = read(*sorted(tmp_path.iterdir()))
+    assert (len(lines), coverage.duplicates) == (3, 3)

@@ -22,7 +22,8 @@ def as_dict(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "headline": report.headline,
-        "incidents": [_event(event) for event in report.incidents],
+        "node": report.node,
+        "incidents": [_event(finding.incident) for finding in report.findings],
         "events": [_event(event) for event in report.timeline],
         "events_left_out": report.let_go,
         "devices": [
@@ -59,6 +60,7 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
         "lines": coverage.lines,
         "understood": coverage.understood,
         "not_understood": coverage.lines - coverage.understood,
+        "kernel_lines": coverage.kernel,
         "driver_lines": coverage.messages,
         "unproved_lines": coverage.unproved,
         "duplicate_lines": coverage.duplicates,
@@ -66,6 +68,10 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
         "estimated_times": coverage.estimated,
         "guessed_years": coverage.assumed.years,
         "assumed_zones": coverage.assumed.zones,
+        "quoted_lines": coverage.quoted,
+        "absent_records": coverage.absent,
+        "lost_messages": coverage.lost,
+        "hosts": coverage.hosts,
         "formats": dict(coverage.formats),
         "files": [
             {
@@ -75,6 +81,7 @@ def _coverage(coverage: Coverage) -> dict[str, Any]:
                 "other_programs": file.other_programs,
                 "formats": dict(file.formats),
                 "problem": file.problem,
+                "newest_first": file.runs_backward,
             }
             for file in coverage.files
         ],
@@ -87,6 +94,7 @@ def _boot(boot: Boot) -> dict[str, Any]:
         "id": boot.id,
         "id_is_the_kernels": boot.is_named,
         "source": boot.source,
+        "times_are_of_the_file": boot.is_anchored,
         "first_time": _time(boot.first_wall_us),
         "last_time": _time(boot.last_wall_us),
         "first_kernel_us": boot.first_kernel_us,

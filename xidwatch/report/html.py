@@ -9,43 +9,57 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from daemon.event import Event
+from daemon.event import Event, Severity
 from daemon.text import clean
 from xidwatch.event_row import what
-from xidwatch.report.summary import MOST_SHOWN, Report, moment, state, where
-from xidwatch.report.timeline_svg import COLOURS, draw
+from xidwatch.report.finding import Finding
+from xidwatch.report.summary import MOST_FINDINGS, MOST_SHOWN, Report, moment, reach, title, where
+from xidwatch.report.timeline_svg import draw
 
 _MOST_LINES = 8
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _STYLE = """
-:root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif}
-body{max-width:70rem;margin:2rem auto;padding:0 1rem}
+:root{color-scheme:light dark;font:15px/1.5 system-ui,sans-serif;
+--fatal:#b00020;--critical:#c04000;--warning:#8a6500;--info:#5c6f82}
+@media (prefers-color-scheme:dark){:root{--fatal:#ff7a8a;--critical:#ffa066;--warning:#e3bf45;--info:#9fb3c8}}
+body{max-width:70rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #8884}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;vertical-align:top;
-border-bottom:1px solid #8883}td.n{text-align:right}pre{white-space:pre-wrap;font-size:.8rem;margin:.3rem 0}
-.s{font-weight:600;white-space:nowrap}time{white-space:nowrap}svg{width:100%;height:auto}
-svg text{font-size:12px;fill:currentColor}svg .lane,svg .tick{stroke:currentColor;stroke-opacity:.15}
-svg .boot{stroke:currentColor;stroke-dasharray:4 3;stroke-opacity:.6}details summary{cursor:pointer}
-""" + "".join(f".{severity}{{color:{colour}}}" for severity, colour in COLOURS.items())
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;min-width:46rem;overflow-wrap:break-word}
+td,th{text-align:left;padding:.25rem .6rem;vertical-align:top;border-bottom:1px solid #8883}
+td.p{overflow-wrap:anywhere;min-width:6rem;max-width:14rem}td.m{min-width:18rem}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem;margin:.3rem 0}
+.s{font-weight:600;white-space:nowrap}time{white-space:nowrap}li{margin:.3rem 0}
+.i{border-left:4px solid #8886;padding:.1rem .9rem;margin:1rem 0}.i p{margin:.2rem 0}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .8rem;margin:.3rem 0;font-size:.9rem}
+dt{opacity:.7}dd{margin:0}details summary{cursor:pointer}
+svg{width:100%;min-width:56rem;height:auto;display:block}svg text{font-size:12px;fill:currentColor}
+svg .lane,svg .tick{stroke:currentColor;stroke-opacity:.15}svg .n{font-size:9px;font-weight:600;fill:Canvas}
+svg .boot{stroke:currentColor;stroke-dasharray:4 3;stroke-opacity:.6}svg .drill{fill-opacity:.4}
+""" + "".join(
+    f".s.{each}{{color:var(--{each})}}svg .{each}{{fill:var(--{each})}}"
+    f".i.{each}{{border-color:var(--{each})}}\n"
+    for each in Severity
+)
 
 
 def write(report: Report) -> str:
     """The whole page."""
+    heading = _text(title(report))
     sections = [
-        ("Timeline", draw(report)),
-        ("Incidents", "".join(_incidents(report))),
         ("What to do", _list("ol", _advice(report))),
+        ("Timeline", _wide(draw(report))),
+        ("Incidents", _incidents(report)),
         ("Events, worst first", _events(report.events)),
         ("By device", _devices(report)),
-        ("What the logs cover", _list("ul", _coverage(report))),
+        ("What the logs cover", _coverage(report)),
         ("Mind that", _list("ul", (_text(note, 600) for note in report.notes))),
     ]
-    body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections if content)
+    body = "".join(f"<h2>{name}</h2>{content}" for name, content in sections if content)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width"><title>NVIDIA faults in saved logs</title>'
-        f"<style>{_STYLE}</style></head><body><h1>NVIDIA faults in saved logs</h1>"
+        f'<meta name="viewport" content="width=device-width"><title>{heading}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{heading}</h1>"
         f"<p><strong>{_text(report.headline, 600)}</strong></p>{body}</body></html>\n"
     )
 
@@ -68,18 +82,42 @@ def _list(tag: str, items: Iterable[str]) -> str:
     return f"<{tag}>{found}</{tag}>" if found else ""
 
 
+def _wide(content: str) -> str:
+    """What is scrolled sideways where the window is narrow."""
+    return f'<div class="wide">{content}</div>' if content else ""
+
+
+_CLASS_OF = {"process": "p", "meaning": "m", "codes": "m"}
+"""Columns that need a width of their own, by their head."""
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    classes = [f' class="{_CLASS_OF[name]}"' if name in _CLASS_OF else "" for name in head]
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row, strict=True)) + "</tr>"
+        for row in rows
+    )
     heads = "".join(f"<th>{cell}</th>" for cell in head)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>" if body else ""
+    return _wide(f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>") if body else ""
 
 
-def _incidents(report: Report) -> Iterator[str]:
-    for incident in report.incidents[:MOST_SHOWN]:
-        yield (
-            f"<p>{_severity(incident)} {_text(state(incident))} {_time(incident)}"
-            f"<br>{_text(incident.summary, 600)}</p>"
-        )
+def _incidents(report: Report) -> str:
+    found = "".join(_incident(finding) for finding in report.findings[:MOST_FINDINGS])
+    more = len(report.findings) - MOST_FINDINGS
+    return found + (f"<p>… and {more:,} more; --format json has them all.</p>" if more > 0 else "")
+
+
+def _incident(finding: Finding) -> str:
+    incident = finding.incident
+    facts = "".join(f"<dt>{label}</dt><dd>{escape(text)}</dd>" for label, text in finding.facts)
+    lines = escape("\n".join(finding.lines))
+    return (
+        f'<div class="i {incident.severity}">'
+        f"<p>{_severity(incident)} {escape(finding.state)} {_time(incident)}"
+        f"<br>{_text(incident.summary, 600)}</p><dl>{facts}</dl>"
+        + (f"<pre>{lines}</pre>" if lines else "")
+        + "</div>"
+    )
 
 
 def _advice(report: Report) -> Iterator[str]:
@@ -140,14 +178,6 @@ def _devices(report: Report) -> str:
     )
 
 
-def _coverage(report: Report) -> Iterator[str]:
-    coverage = report.coverage
-    if (span := report.span_us) is not None:
-        yield f"from {moment(span[0])} to {moment(span[1])}, {len(coverage.boots):,} boots"
-    unread = coverage.lines - coverage.understood
-    yield f"{coverage.lines:,} lines read, {unread:,} not understood, {coverage.messages:,} the driver's"
-    if coverage.formats:
-        yield "formats: " + _text(
-            ", ".join(f"{name} ({count:,})" for name, count in coverage.formats.most_common())
-        )
-    yield "files: " + ", ".join(_text(file.name, 120) for file in coverage.files[:20])
+def _coverage(report: Report) -> str:
+    facts = "".join(f"<dt>{label}</dt><dd>{escape(text)}</dd>" for label, text in reach(report) if text)
+    return f"<dl>{facts}</dl>" if facts else ""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from daemon.event import Event
 from daemon.text import clean
 from xidwatch.event_row import what
-from xidwatch.report.summary import MOST_SHOWN, Report, moment, state, where
+from xidwatch.report.summary import MOST_FINDINGS, MOST_SHOWN, Report, moment, reach, title, where
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 _MOST_LINES = 4
@@ -21,15 +21,15 @@ def write(report: Report) -> str:
         ("What to do", _advice(report)),
         ("Timeline", _timeline(report.timeline)),
         ("By device", _devices(report)),
-        ("The worst lines", _lines(report.events)),
+        ("The lines that show the worst", _lines(report)),
         ("What the logs cover", _coverage(report)),
         ("Mind that", (f"- {escape(note)}" for note in report.notes)),
     ]
-    parts = ["# NVIDIA faults in saved logs", f"**{escape(report.headline)}**"]
-    for title, section in sections:
+    parts = [f"# {escape(title(report))}", f"**{escape(report.headline)}**"]
+    for heading, section in sections:
         body = "\n".join(section)
         if body:
-            parts += [f"## {title}", body]
+            parts += [f"## {heading}", body]
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,9 +47,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _incidents(report: Report) -> Iterator[str]:
-    for incident in report.incidents[:MOST_SHOWN]:
+    for finding in report.findings[:MOST_FINDINGS]:
+        incident = finding.incident
         time = moment(incident.time_us, estimate=incident.time_is_estimate)
-        yield f"- **{incident.severity}**, {state(incident)}, {escape(time)}: {escape(incident.summary)}"
+        yield f"- **{incident.severity}**, {finding.state}, {escape(time)}: {escape(incident.summary)}"
+        for label, text in finding.facts:
+            yield f"  - {label}: {escape(text)}"
+    if (more := len(report.findings) - MOST_FINDINGS) > 0:
+        yield f"- … and {more:,} more; `--format json` has them all"
 
 
 def _advice(report: Report) -> Iterator[str]:
@@ -103,20 +108,12 @@ def _devices(report: Report) -> Iterator[str]:
     )
 
 
-def _lines(events: Sequence[Event]) -> Iterator[str]:
-    worst = next((event for event in events if event.lines), None)
-    if worst is not None:
-        # Indented code, because no text in it can end it.
-        yield from (f"    {clean(line, 400)}" for line in worst.lines[:_MOST_LINES])
+def _lines(report: Report) -> Iterator[str]:
+    lines = next((finding.lines for finding in report.findings if finding.lines), ())
+    worst = next((event.lines for event in report.events if event.lines), ())
+    # Indented code, because no text in it can end it.
+    yield from (f"    {clean(line, 400)}" for line in (lines or worst)[:_MOST_LINES])
 
 
 def _coverage(report: Report) -> Iterator[str]:
-    coverage = report.coverage
-    if (span := report.span_us) is not None:
-        yield f"- from {moment(span[0])} to {moment(span[1])}, {len(coverage.boots):,} boots"
-    unread = coverage.lines - coverage.understood
-    yield f"- {coverage.lines:,} lines read, {unread:,} not understood, {coverage.messages:,} the driver's"
-    if coverage.formats:
-        formats = ", ".join(f"{name} ({count:,})" for name, count in coverage.formats.most_common())
-        yield f"- formats: {escape(formats)}"
-    yield f"- files: {', '.join(escape(file.name) for file in coverage.files[:20])}"
+    yield from (f"- {label}: {escape(text)}" for label, text in reach(report) if text)

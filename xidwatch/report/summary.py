@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from daemon.event import Action, Event, Kind, Severity
 from daemon.text import clean
-from probes.replay.coverage import Coverage
+from probes.replay.coverage import Boot, Coverage
 from xidwatch.event_row import short_pci, what
+from xidwatch.report.finding import Finding, find
 
 MOST_SHOWN = 200
 """Events listed for people; JSON has all that were kept."""
 
+MOST_FINDINGS = 30
+"""Incidents listed for people."""
+
+_MOST_NAMED = 8
 _WORTH_DOING = frozenset(Action) - {Action.IGNORE}
 
 
@@ -53,8 +58,10 @@ class Report:
     """Everything the report says."""
 
     headline: str
-    incidents: Sequence[Event]
-    """Worst first, of equal ones the newest first."""
+    node: str | None
+    """The machine; None when neither the logs nor the person named one."""
+    findings: Sequence[Finding]
+    """The incidents: open ones before those that are over, then worst first, then newest first."""
     events: Sequence[Event]
     """Worst first, of equal ones the newest first."""
     timeline: Sequence[Event]
@@ -81,23 +88,33 @@ def summarise(
     incidents: Sequence[Event],
     coverage: Coverage,
     *,
+    node: str | None,
     notes: Sequence[str],
     let_go: int,
 ) -> Report:
     """The report on these events, each list oldest first."""
     worst_first = sorted(faults, key=_worst_first)
-    incidents = sorted(incidents, key=_worst_first)
+    by_id = {event.id: event for event in faults}
+    findings = [find(incident, by_id) for incident in sorted(incidents, key=_worst_first)]
+    findings.sort(key=lambda finding: not finding.is_open)
     return Report(
-        headline=_headline(worst_first, incidents, coverage),
-        incidents=incidents,
+        headline=_headline(worst_first, findings, notes),
+        node=node,
+        findings=findings,
         events=worst_first,
         timeline=faults,
         devices=_devices(faults),
-        advice=_advice(incidents or worst_first),
+        advice=_advice(findings, worst_first),
         coverage=coverage,
         notes=notes,
         let_go=let_go,
     )
+
+
+def title(report: Report) -> str:
+    """What the report is on."""
+    of_node = "" if report.node is None else f" of {clean(report.node, 80)}"
+    return f"NVIDIA faults in saved logs{of_node}"
 
 
 def where(event: Event) -> str:
@@ -110,35 +127,64 @@ def moment(time_us: int, *, estimate: bool = False) -> str:
     return f"{datetime.fromtimestamp(time_us // 1_000_000, UTC):%Y-%m-%d %H:%M:%S}Z{'~' if estimate else ''}"
 
 
-def state(incident: Event) -> str:
-    """`open`, `recovered` or `closed`; "" when the incident does not say."""
-    return clean(str(incident.detail.get("state", "")), 20)
-
-
 def _worst_first(event: Event) -> tuple[int, int]:
     return (-event.severity.rank, -event.last_time_us)
 
 
-def _headline(events: Sequence[Event], incidents: Sequence[Event], coverage: Coverage) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 event`, `2,000 events`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def reach(report: Report) -> Iterator[tuple[str, str]]:
+    """What the logs cover, as labels and texts: clean, not escaped."""
+    coverage = report.coverage
+    if (span := report.span_us) is not None:
+        yield "time", f"{moment(span[0])} to {moment(span[1])}"
+    unread = coverage.lines - coverage.understood
+    yield (
+        "lines",
+        f"{coverage.lines:,} read, {unread:,} not understood, {coverage.kernel:,} the kernel's, "
+        f"{coverage.messages:,} of the driver",
+    )
+    yield "formats", ", ".join(f"{name} ({count:,})" for name, count in coverage.formats.most_common())
+    yield "hosts", ", ".join(clean(host, 60) for host in coverage.hosts[:_MOST_NAMED])
+    named = [clean(file.name, 100) for file in coverage.files]
+    yield "files", _shortened(named)
+    yield "boots", _shortened([_boot(boot) for boot in reversed(coverage.boots)])
+
+
+def _shortened(found: Sequence[str]) -> str:
+    more = len(found) - _MOST_NAMED
+    return "; ".join(found[:_MOST_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _boot(boot: Boot) -> str:
+    """`replay-2 (2026-01-22 11:00:00Z to 2026-01-22 13:30:00Z, 8 lines, its beginning is missing)`."""
+    told = [counted(boot.lines, "line")]
+    if boot.first_wall_us is not None and boot.last_wall_us is not None:
+        told.insert(0, f"{moment(boot.first_wall_us)} to {moment(boot.last_wall_us)}")
+    if boot.head_is_missing:
+        told.append("its beginning is missing")
+    return f"{clean(boot.id, 40)} ({', '.join(told)})"
+
+
+def _headline(events: Sequence[Event], findings: Sequence[Finding], notes: Sequence[str]) -> str:
     if not events:
-        if not coverage.understood:
-            return "Nothing was read that is a kernel log: whether anything happened cannot be said."
-        return "No fault of an NVIDIA GPU or NVSwitch in these logs."
+        limits = " What limits that stands at the end." if notes else ""
+        return f"No fault of an NVIDIA GPU or NVSwitch in these logs.{limits}"
     real = [event for event in events if not event.drill]
     if not real:
-        return f"Only drills: {_counted(len(events), 'test event')}."
-    counts = [_counted(len(incidents), "incident")] if incidents else []
-    counts.append(_counted(len(real), "event"))
-    heard = " from ".join(counts)
+        return f"Only drills: {counted(len(events), 'test event')}."
+    heard = counted(len(real), "event")
+    if findings:
+        going_on = sum(finding.is_open for finding in findings)
+        heard = f"{counted(len(findings), 'incident')} ({going_on:,} open) from {heard}"
     worst = real[0]
-    told = next((incident for incident in incidents if incident.severity is worst.severity), None)
+    told = next((each.incident for each in findings if each.incident.severity is worst.severity), None)
     if told is not None and not told.drill:
         return f"{heard}; the worst is {told.severity}: {told.summary}"
     return f"{heard}; the worst is {worst.severity}: {what(worst)}{where(worst)}, {worst.summary}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _devices(events: Iterable[Event]) -> list[Device]:
@@ -171,12 +217,13 @@ def _label(event: Event) -> str:
     return f"GPU {short_pci(event.device)} {clean(name, 40)}".rstrip()
 
 
-def _advice(asking: Iterable[Event]) -> list[Advice]:
-    """What to do, each thing once with everything that asks for it: open incidents before the rest."""
+def _advice(findings: Sequence[Finding], events: Sequence[Event]) -> list[Advice]:
+    """What to do, each thing once with everything that asks for it: open incidents, or the events where
+    there are none."""
+    asking = [each.incident for each in findings if each.is_open] if findings else events
     reasons: dict[tuple[str, str], list[Event]] = {}
     for event in asking:
-        is_over = event.kind is Kind.INCIDENT and state(event) not in ("", "open")
-        if event.drill or is_over or event.action not in _WORTH_DOING:
+        if event.drill or event.action not in _WORTH_DOING:
             continue
         reasons.setdefault((event.action, event.action_text), []).append(event)
     advice = []

@@ -11,7 +11,7 @@ from daemon.event import Event
 from daemon.text import clean
 from probes.line import Origin
 from xidwatch import event_row
-from xidwatch.report.summary import MOST_SHOWN, Report, moment, state
+from xidwatch.report.summary import MOST_FINDINGS, MOST_SHOWN, Report, moment, reach
 from xidwatch.terminal import Style, columns
 
 _WIDEST = 110
@@ -49,13 +49,18 @@ def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
 
 
 def _incidents(report: Report, style: Style) -> Iterator[str]:
-    for incident in report.incidents[:MOST_SHOWN]:
+    for finding in report.findings[:MOST_FINDINGS]:
+        incident = finding.incident
         time = moment(incident.time_us, estimate=incident.time_is_estimate)
         severity = style.severity(incident.severity, incident.severity.upper())
-        yield f"  {severity}  {state(incident)}  {style.dim(time)}"
+        yield f"  {severity}  {finding.state}  {style.dim(time)}"
         yield from _wrapped(clean(incident.summary, 600), "    ")
-    if len(report.incidents) > MOST_SHOWN:
-        yield f"  … and {len(report.incidents) - MOST_SHOWN:,} more (--format json has them all)"
+        for label, text in finding.facts:
+            yield from _wrapped(text, " " * 15, f"    {label:<11}")
+        for line in finding.lines[:1]:
+            yield f"    {'log':<11}{style.dim(line)}"
+    if (more := len(report.findings) - MOST_FINDINGS) > 0:
+        yield f"  … and {more:,} more (--format json has them all)"
 
 
 def _advice(report: Report, style: Style) -> Iterator[str]:
@@ -100,23 +105,11 @@ def _devices(report: Report, style: Style) -> Iterator[str]:
 
 
 def _coverage(report: Report, style: Style) -> Iterator[str]:
-    coverage = report.coverage
-    span = report.span_us
-    rows = []
-    if span is not None:
-        rows.append(["time", f"{moment(span[0])} to {moment(span[1])}"])
-    unread = coverage.lines - coverage.understood
-    rows.append(
-        ["lines", f"{coverage.lines:,} read, {unread:,} not understood, {coverage.messages:,} the driver's"]
-    )
-    rows.append(
-        ["formats", ", ".join(f"{name} ({count:,})" for name, count in coverage.formats.most_common())]
-    )
-    rows.append(["files", ", ".join(clean(file.name, 80) for file in coverage.files[:8])])
-    if len(coverage.files) > 8:
-        rows[-1][1] += f" and {len(coverage.files) - 8:,} more"
-    rows.append(["boots", f"{len(coverage.boots):,}"])
-    yield from columns([[style.dim(label), text] for label, text in rows if text], indent=2)
+    for label, text in reach(report):
+        if text:
+            first, *rest = _wrapped(text, " " * 11)
+            yield f"  {style.dim(f'{label:<9}')}{first.lstrip()}"
+            yield from rest
 
 
 def _notes(report: Report) -> Iterator[str]:
