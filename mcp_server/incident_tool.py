@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from daemon.catalog import page
 from daemon.code_pages import blocks
-from daemon.event import Event, Item, Kind, to_dict
+from daemon.event import Action, Event, Item, Kind, to_dict
 from daemon.explanation import LABELS, page_json
 from daemon.text import clean
 from mcp_server.addresses import Place, parse, uri_of_event, uri_of_incident
@@ -80,7 +80,7 @@ class IncidentTool:
         return Answer(
             self._text(report),
             {
-                **(_NOTHING if report is None else _data(report)),
+                **(_NOTHING if report is None else _data(report, self._boot_id)),
                 "node": self._services.node,
                 "hears": self._hears,
                 "next_cursor": next_cursor,
@@ -90,6 +90,11 @@ class IncidentTool:
     async def text(self, asked: GetIncidentReport) -> str:
         """The tool's text alone. Raises UserError as the tool does."""
         return self._text(await self.find(asked))
+
+    @property
+    def _boot_id(self) -> str | None:
+        boot_id = self._services.status().get("boot_id")
+        return boot_id if isinstance(boot_id, str) else None
 
     async def find(self, asked: GetIncidentReport) -> Report | None:
         """The incident asked for; None when none was named and there is none.
@@ -155,13 +160,13 @@ _NOTHING: Final[Mapping[str, Any]] = {
 }
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _data(report: Report, boot_id: str | None) -> dict[str, Any]:
     return {
         "incident": _object(report.incident),
         "uri": uri_of_incident(report.incident.event.id),
         "events": [_object(item) for item in report.members],
         "page": report.page,
-        "other_open": [brief(item) for item in report.others[:MOST_OTHERS]],
+        "other_open": [brief(item, boot_id) for item in report.others[:MOST_OTHERS]],
     }
 
 
@@ -184,7 +189,7 @@ def _told(report: Report, node: str) -> Iterator[str]:
         yield f"Worse than its events: {each['why']}."
     yield " ".join([f"Reach: {detail['blast_radius']['scope']}.", *reach(detail)])
     yield _state(detail)
-    if report.page is not None and is_open(event):
+    if report.page is not None and is_open(event) and event.action is not Action.IGNORE:
         yield f"What to do now: {steps(report.page, SECTION_CHARS)}"
         yield f"Collect before a reset: {_section(report.page['collect'])}"
     yield from _evidence(detail, report.members)

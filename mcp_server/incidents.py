@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from daemon.event import Event, Item, rfc3339
+from daemon.catalog import lookup
+from daemon.event import Event, Item, Kind, rfc3339
+from daemon.explanation import LABELS
 from daemon.incidents.outcome import How, State
+from daemon.incidents.patterns import SURVIVED_REBOOT
 from daemon.text import clean
 from mcp_server.addresses import uri_of_incident
-from mcp_server.quote import quoted
+from mcp_server.quote import quoted, span
 
 MOST_PROCESSES: Final = 3
 """Named in a text; the structured content has more."""
 SUMMARY_CHARS: Final = 400
+MOST_MEANINGS: Final = 3
+"""Further codes of an incident that a text explains."""
+CLEAN_UP: Final = frozenset({43, 45, 154})
+"""Xids that say nothing beside the fault they followed: what became of it is told in other words."""
 
 
 def is_open(event: Event) -> bool:
@@ -47,8 +54,11 @@ def concerns(event: Event, devices: Collection[int | str]) -> bool:
     return any(pci in devices for pci in (*reach["gpus"], *reach["nvswitches"]))
 
 
-def brief(item: Item) -> dict[str, Any]:
-    """The incident for programs, without members and reasons (`wire_incidents.IncidentBriefOut`)."""
+def brief(item: Item, boot_id: str | None) -> dict[str, Any]:
+    """The incident for programs, without members and reasons (`wire_incidents.IncidentBriefOut`).
+
+    `boot_id` is the boot that runs now; None: not known.
+    """
     event, detail = item.event, item.event.detail
     return {
         "id": event.id,
@@ -67,24 +77,67 @@ def brief(item: Item) -> dict[str, Any]:
         "gpus": detail["blast_radius"]["gpus"],
         "nvswitches": detail["blast_radius"]["nvswitches"],
         "waiting_for": detail["waiting_for"],
+        "before_reboot": was_before_reboot(event, boot_id),
         "drill": event.drill,
     }
 
 
-def paragraph(item: Item) -> str:
-    """An open incident in three lines: what it is, what to do, what it waits for."""
+def was_before_reboot(event: Event, boot_id: str | None) -> bool | None:
+    """Whether the node was rebooted after the incident, and it has not been heard of since; None when
+    this boot is not known."""
+    if boot_id is None:
+        return None
+    went_on = any(each["rule"] == SURVIVED_REBOOT for each in event.detail["escalations"])
+    return event.boot_id != boot_id and not went_on
+
+
+def paragraph(item: Item, *, times: int, is_minimum: bool) -> str:
+    """An open incident in a few lines: what it is, what to do, what it waits for.
+
+    `times`: how often its cause was counted; `is_minimum`: there were more events than were counted.
+    """
     event = item.event
-    return (
-        f"- {head(event)}: {clean(event.summary, SUMMARY_CHARS)}. {' '.join(reach(event.detail))} "
-        f"Blame: {event.blame}. Action: {event.action}. {event.action_text}\n"
-        f"  {uri_of_incident(event.id)} cursor {item.cursor}; open until: {event.detail['waiting_for']}"
+    parts = [f"- {head(event)}: {clean(event.summary, SUMMARY_CHARS)}."]
+    parts += [f"{_label(event)}: {'at least ' * is_minimum}{times} times."] if times > 1 else []
+    parts += [*reach(event.detail), f"Blame: {event.blame}. Action: {event.action}. {event.action_text}"]
+    meanings = list(_meanings(event))
+    return "\n  ".join(
+        [
+            " ".join(parts),
+            *([f"In words: {'; '.join(meanings)}."] if meanings else []),
+            f"{uri_of_incident(event.id)} cursor {item.cursor}; open until: {event.detail['waiting_for']}",
+        ]
     )
+
+
+def _label(event: Event) -> str:
+    kind = event.detail["primary"]["kind"]
+    return LABELS.get(kind, kind) if event.code is None else f"{LABELS.get(kind, kind)} {event.code}"
+
+
+def _meanings(event: Event) -> Iterator[str]:
+    """What the other codes of the incident mean, which its summary names by number."""
+    told = {(event.detail["primary"]["kind"], event.code)}
+    for member in event.detail["members"]:
+        what = (member["kind"], member["code"])
+        is_clean_up = what[0] == Kind.XID and what[1] in CLEAN_UP
+        if what in told or is_clean_up or what[1] is None or what[0] not in LABELS:
+            continue
+        told.add(what)
+        entry = lookup(Kind(what[0]), what[1], event.driver_version)
+        if entry is not None:
+            yield f"{LABELS[entry.kind]} {entry.code}: {entry.summary}"
+        if len(told) > MOST_MEANINGS:
+            break
 
 
 def line(item: Item) -> str:
     """An incident that is over, in one line."""
     event = item.event
-    return f"- {head(event)}: {clean(event.summary, SUMMARY_CHARS)}. {uri_of_incident(event.id)}"
+    return (
+        f"- {head(event)}: {clean(event.summary, SUMMARY_CHARS)}. Blame: {event.blame}. Action now: "
+        f"{event.action}. {uri_of_incident(event.id)}"
+    )
 
 
 def head(event: Event) -> str:
@@ -92,8 +145,7 @@ def head(event: Event) -> str:
     drill = "DRILL, not a real fault: " if event.drill else ""
     state = str(event.detail["state"])
     shown = state.upper() if is_open(event) else state
-    first, last = rfc3339(event.time_us), rfc3339(event.last_time_us)
-    return f"{drill}{shown} incident [{event.severity}], {first}" + (f" to {last}" if last != first else "")
+    return f"{drill}{shown} incident [{event.severity}], {span(event.time_us, event.last_time_us)}"
 
 
 def reach(detail: Mapping[str, Any]) -> Iterator[str]:

@@ -1,19 +1,22 @@
 """What `analyze_xid_errors` looks at: the newest 1,000 events of each severity, and as many incidents.
 
 So a storm of mild ones cannot hide the bad ones, and the work is bounded; when there were more, the
-result says so. What could not be heard in that time is part of the result.
+result says so. What could not be heard in that time is part of the result, and so is from when on the
+journal holds everything: of the time before that nothing can be said (`daemon.reach`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon.analysis import HEARING, BlindSpots, FaultGroup, blind_spots, fault_groups
-from daemon.event import Item, Severity, rfc3339
+from daemon.event import Item, Kind, Severity, parse_rfc3339
 from daemon.filter import EventFilter, uuid_key
 from daemon.page import MAX_LIMIT, Missed, missed_since
+from daemon.reach import reaches_back_to
 from daemon.since import Since, parse_since
 from mcp_server.addresses import INCIDENTS_ONLY
 from mcp_server.incidents import concerns, in_order, is_open
@@ -33,6 +36,8 @@ class Looked:
     """Worst first; drills, if they were asked for, at the end."""
     single_groups: Sequence[FaultGroup]
     """The same without what belongs to one of `incidents`."""
+    times: Mapping[str, int]
+    """By incident id: how often its cause was counted, among the events looked at."""
     incidents: Sequence[Item]
     """Open before over, then worst first; drills, if they were asked for, at the end."""
     open_before: Sequence[Item]
@@ -45,12 +50,22 @@ class Looked:
     """False when there were more events than were looked at."""
     missed: Missed | None
     """What retention had deleted of what was asked for, as far as a cursor tells."""
-    from_time: str | None
-    """Start of the time looked at, RFC 3339; None when it is not known."""
+    as_of_us: int
+    """When it was looked at. Wall clock, µs since the Unix epoch; so are all times here."""
+    since_cursor: int
+    """The cursor that was asked for; 0: none was."""
+    from_us: int | None
+    """Start of the time looked at; None when it is not known."""
+    asked_from_us: int | None
+    """Start of the time asked for, when what is kept does not reach that far; else None."""
     watching_since: str | None
     """Start of this daemon, RFC 3339; None when it is not known."""
     boot_id: str | None
     """The boot that runs now; None when it is not known."""
+    forged_lines: int
+    """Lines since the daemon's start that a process wrote in the driver's name; they were not believed."""
+    knows_a_driver: bool
+    """Whether the log or /proc named a driver or a GPU. Without one there may be nothing to hear of."""
     next_cursor: int
 
     @property
@@ -75,7 +90,7 @@ class Looked:
             return Finding.FAULTS
         if not self.hears:
             return Finding.CANNOT_HEAR
-        whole = self.complete and not self.blind and self.missed is None
+        whole = self.complete and not self.blind and self.missed is None and self.asked_from_us is None
         return Finding.NO_FAULTS if whole else Finding.NOT_ALL_HEARD
 
     def is_before_reboot(self, group: FaultGroup) -> bool | None:
@@ -111,11 +126,13 @@ class NodeAnalysis:
         status = services.status()
         started, boot_id = status.get("started"), status.get("boot_id")
         watching_since = started if isinstance(started, str) else None
+        from_us = await self._from(since, watching_since)
         return Looked(
             node=services.node,
             severity=match.min_severity,
             groups=shown,
             single_groups=[group for group in single if asked.include_drills or not group.worst.drill],
+            times=_times(items, incidents),
             incidents=told,
             open_before=[
                 item
@@ -127,11 +144,25 @@ class NodeAnalysis:
             probes=services.health(),
             complete=complete and all_incidents,
             missed=missed_since(since.cursor, stream.gone_through),
-            from_time=await self._from_time(since) or watching_since,
+            as_of_us=now_us,
+            since_cursor=since.cursor,
+            from_us=from_us,
+            asked_from_us=since.time_us if since.time_us and since.time_us != from_us else None,
             watching_since=watching_since,
             boot_id=boot_id if isinstance(boot_id, str) else None,
+            forged_lines=services.counters().forged_lines,
+            knows_a_driver=bool(services.gpus()) or services.driver_version() is not None,
             next_cursor=next_cursor,
         )
+
+    async def _from(self, since: Since, watching_since: str | None) -> int | None:
+        """Start of the time looked at; None when it is not known, as for a cursor."""
+        if since.cursor:
+            return None
+        reach_us = await reaches_back_to(self._services.stream)
+        if reach_us is None and watching_since is not None and not self._services.stream.gone_through:
+            reach_us = parse_rfc3339(watching_since)
+        return since.time_us or None if reach_us is None else max(reach_us, since.time_us)
 
     async def incidents(self, gpus: Sequence[str] = ()) -> list[Item]:
         """The incidents kept, of these GPUs or of all, in the order to tell them. Raises UserError."""
@@ -176,14 +207,17 @@ class NodeAnalysis:
         inside = [item for item in page.items if _is_since(item, since)]
         return inside, len(page.items) < MAX_LIMIT or len(inside) < len(page.items)
 
-    async def _from_time(self, since: Since) -> str | None:
-        """Start of the time that was looked at; None when nothing is kept and no time was asked for."""
-        stream = self._services.stream
-        kept = await stream.page(since.cursor, 1)
-        oldest_us = kept.items[0].event.time_us if kept.items else None
-        if since.time_us and (oldest_us is None or not stream.deleted_through):
-            return rfc3339(since.time_us)
-        return None if oldest_us is None else rfc3339(max(oldest_us, since.time_us))
+
+def _times(items: Iterable[Item], incidents: Sequence[Item]) -> Mapping[str, int]:
+    """How often the cause of each incident was counted, those included that a storm had folded into one."""
+    causes = {item.event.id: (item.event.detail["primary"]["kind"], item.event.code) for item in incidents}
+    times: Counter[str] = Counter()
+    for item in items:
+        event = item.event
+        kind, code = causes.get(event.incident or "", (None, None))
+        if event.kind == kind or event.kind is Kind.OVERFLOW:
+            times[event.incident or ""] += event.count if event.code == code else 0
+    return times
 
 
 def _is_since(item: Item, since: Since) -> bool:

@@ -9,11 +9,14 @@ only the text loses nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 from daemon.event import Event, Item, rfc3339
 from daemon.page import Page
 from daemon.text import clean
+
+_TOKEN = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|[^\w\s]|_")
 
 SHOWN_EVENTS = 40
 QUOTED_CHARS = 160
@@ -80,6 +83,26 @@ def place(event: Event) -> Iterator[str]:
         pid = "an unknown pid" if process.pid is None else f"pid {process.pid}"
         name = f" named {quoted(process.name)}" if process.name else ""
         yield f"by {pid}{name}"
+
+
+def moment(time_us: int) -> str:
+    """`2026-11-22T11:20:06Z`: whole seconds are enough to read; the structured content has the rest."""
+    return rfc3339(time_us)[: len("2026-11-22T11:20:06")] + "Z"
+
+
+def span(first_us: int, last_us: int) -> str:
+    """`2026-… to 2026-…`; one of them when they are of the same second."""
+    first, last = moment(first_us), moment(last_us)
+    return first if first == last else f"{first} to {last}"
+
+
+def tokens(text: str) -> int:
+    """What a text costs a language model, by estimate: tokenizers differ, and none is at hand.
+
+    One for every six letters begun, three digits begun, and other visible character: for texts full of
+    times and ids that is more than the usual one for every four characters.
+    """
+    return len(_TOKEN.findall(text))
 
 
 def quoted(text: str) -> str:

@@ -74,6 +74,9 @@ class GroupOut(Shown):
     ]
     drill: Annotated[bool, Field(description="A test, not a fault.")]
     newest: NewestOut
+    incident: Annotated[
+        str | None, Field(description="Incident that the newest belongs to: it says what is left to do.")
+    ]
     events_uri: Annotated[str | None, Field(description="Resource with all events of this GPU.")]
 
 
@@ -96,6 +99,13 @@ class HearingOut(Shown):
     lost_records: int | None
     outages: Annotated[int, Field(description="Times a source went down.")]
     last_time: Annotated[str | None, Field(description="When something last went unheard.")]
+    forged_lines: Annotated[
+        int,
+        Field(description="Lines a process wrote in the driver's name since the daemon's start: ignored."),
+    ]
+    knows_a_driver: Annotated[
+        bool, Field(description="Whether the log or /proc named an NVIDIA driver or a GPU on this node.")
+    ]
     watching_since: Annotated[str | None, Field(description="Start of this daemon.")]
 
 
@@ -104,7 +114,15 @@ class AnalysisOut(Shown):
 
     node: str
     finding: Finding
+    as_of: Annotated[str, Field(description="When it was looked at: now, by the node's clock.")]
     from_time: Annotated[str | None, Field(description="Start of the time looked at; null: unknown.")]
+    asked_from_time: Annotated[
+        str | None,
+        Field(
+            description="Start of the time asked for, when what is kept begins only at from_time: "
+            "nothing is known of the time between. null: it reaches that far."
+        ),
+    ]
     complete: Annotated[bool, Field(description="False when there were more events than were looked at.")]
     missed: Annotated[MissedOut | None, Field(description="Cursors that retention deleted before.")]
     incidents: Annotated[

@@ -47,6 +47,10 @@ class IncidentBriefOut(Shown):
     gpus: Annotated[list[str], Field(description="PCI addresses of the GPUs it reached.")]
     nvswitches: list[str]
     waiting_for: Annotated[str | None, Field(description="What would close it; null: it is not open.")]
+    before_reboot: Annotated[
+        bool | None,
+        Field(description="True when the node was rebooted after it, and nothing of it was heard since."),
+    ]
     drill: Annotated[bool, Field(description="A test, not a fault.")]
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult
 
-from daemon.event import Blame, Event, Kind, NvSwitch, Process, Severity
+from daemon.event import Blame, Event, Kind, NvSwitch, Process, Severity, parse_rfc3339, rfc3339
 from daemon.page import Marks
+from mcp_server.quote import tokens
 from mcp_server.wire_analysis import AnalysisOut
 from probes.health import ProbeHealth
 from tests.mcp_server.incident_samples import memory_error, page_fault
-from tests.mcp_server.samples import GPU_UUID, revised, xid
+from tests.mcp_server.samples import GPU_UUID, STATUS, revised, xid
 from tests.mcp_server.serving import Served
+from tests.support import tool_calls
 from tests.support.waiting import DEADLINE_S
 
+DAY_S = 86_400
 DEAF = ProbeHealth("kmsg", hears=False, live=True, reason="no permission", hint="grant CAP_SYSLOG")
 APP_ERROR = replace(
     xid(31, severity=Severity.WARNING), name="FAULT", summary="Bad address", blame=Blame.APPLICATION
@@ -35,27 +37,12 @@ GAP = replace(
 )
 
 
-def call(served: Served, era: str = "legacy", **arguments: Any) -> CallToolResult:
-    """The answer, which the client has checked against the tool's schema."""
-
-    async def main() -> Any:
-        async with asyncio.timeout(DEADLINE_S), Client(f"{served.url}/mcp", mode=era) as client:
-            await client.list_tools()
-            return await client.call_tool("analyze_xid_errors", arguments)
-
-    result = asyncio.run(main())
-    assert isinstance(result, CallToolResult)
-    return result
+def call(served: Served, **arguments: Any) -> CallToolResult:
+    return tool_calls.call(served.url, "analyze_xid_errors", **arguments)
 
 
 def analysis(served: Served, era: str = "legacy", **arguments: Any) -> tuple[dict[str, Any], str]:
-    result = call(served, era, **arguments)
-    assert not result.is_error, result.content
-    assert result.structured_content is not None
-    AnalysisOut.model_validate(result.structured_content)
-    (only,) = result.content
-    assert isinstance(only, TextContent)
-    return result.structured_content, only.text
+    return tool_calls.answer(served.url, "analyze_xid_errors", AnalysisOut, era, **arguments)
 
 
 def earlier(event: Event, seconds: float) -> Event:
@@ -90,7 +77,7 @@ def test_no_errors_says_since_when_and_who_heard(served: Served) -> None:
         "2026-11-22T10:00:00.000000Z",
     )
     assert text.startswith(
-        "No errors of severity warning or worse on gpu-17 since 2026-11-22T10:00:00.000000Z, heard by kmsg."
+        "No errors of severity warning or worse on gpu-17 since 2026-11-22T10:00:00Z, heard by kmsg."
     )
 
 
@@ -193,7 +180,7 @@ def test_the_text_is_short_whatever_happened(served: Served) -> None:
     data, text = analysis(served)
     assert data["groups_total"] == 119
     assert len(data["groups"]) == 50
-    assert len(text) < 2_400
+    assert tokens(text) <= 600
     assert "more" in text
 
 
@@ -279,5 +266,104 @@ def test_the_text_is_short_however_many_incidents_there_are(served: Served) -> N
     served.publish(*(replace(incident, id=f"inc_{number}") for number in range(60)))
     data, text = analysis(served)
     assert (len(data["incidents"]), data["incidents_total"], data["open_incidents"]) == (20, 60, 60)
-    assert len(text) < 2_400
+    assert tokens(text) <= 600
     assert "xid://incidents." in text
+
+
+def test_a_time_before_the_journal_began_is_not_said_to_be_without_errors(tmp_path: Path) -> None:
+    before = time.time()
+    with Served(state_dir=tmp_path) as served:
+        data, text = analysis(served, since="24h")
+    assert data["finding"] == "no_faults_but_not_all_heard"
+    assert parse_rfc3339(data["from_time"]) / 1e6 == pytest.approx(before, abs=DEADLINE_S)
+    assert parse_rfc3339(data["asked_from_time"]) / 1e6 == pytest.approx(before - DAY_S, abs=DEADLINE_S)
+    assert "nothing is known of the time before" in text
+
+
+def test_a_time_that_the_journal_reaches_is_looked_at_as_it_was_asked_for(tmp_path: Path) -> None:
+    with Served(state_dir=tmp_path) as served:
+        started = rfc3339(time.time_ns() // 1000)
+        data, text = analysis(served, since=started)
+    assert (data["finding"], data["from_time"], data["asked_from_time"]) == ("no_faults", started, None)
+    assert "nothing is known" not in text
+
+
+def test_beyond_a_cursor_nothing_is_said_of_the_time_before_it(served: Served) -> None:
+    cursor = served.publish(xid(79))
+    data, text = analysis(served, since=cursor)
+    assert (data["finding"], data["from_time"]) == ("no_faults", None)
+    assert text.startswith(f"No errors of severity warning or worse on gpu-17 since cursor {cursor}, heard")
+
+
+def test_errors_of_programs_alone_acquit_the_hardware_in_the_first_line(served: Served) -> None:
+    served.publish(APP_ERROR)
+    assert "all of it is blamed on applications" in analysis(served)[1].splitlines()[0]
+    served.publish(xid(79))
+    assert "applications" not in analysis(served)[1].splitlines()[0]
+
+
+def test_how_often_the_cause_of_an_incident_came_is_said(served: Served) -> None:
+    *faults, incident = memory_error()
+    served.publish(replace(faults[0], count=40), *faults[1:], incident)
+    assert "Xid 48: 40 times." in analysis(served)[1]
+
+
+def test_what_a_storm_folded_into_one_event_is_counted_in(served: Served) -> None:
+    fault, *rest, incident = memory_error()
+    folded = replace(fault, id="ev_folded", kind=Kind.OVERFLOW, count=9_200)
+    served.publish(replace(fault, count=800), folded, *rest, incident)
+    assert "Xid 48: 10000 times." in analysis(served)[1]
+    served.publish(*numbered(APP_ERROR, range(1_100)))
+    assert "Xid 48: at least 10000 times." in analysis(served)[1]
+
+
+def test_that_nothing_is_heard_any_more_comes_before_the_faults_of_before(served: Served) -> None:
+    served.publish(xid(79))
+    served.health = (DEAF,)
+    assert analysis(served)[1].startswith("Nothing is heard now, and before there was: 1 fault on gpu-17")
+
+
+def test_the_other_codes_of_an_incident_are_put_in_words(served: Served) -> None:
+    served.publish(*memory_error())
+    text = analysis(served)[1]
+    assert "In words: Xid 63: A bad memory row was recorded for replacement" in text
+    assert "Xid 45:" not in text
+
+
+def test_an_incident_of_an_earlier_boot_is_marked(served: Served) -> None:
+    *_, incident = memory_error()
+    survived = [{"rule": "survived_reboot", "why": "it is still there", "time": "", "related": []}]
+    went_on = replace(incident, id="inc_on", detail={**incident.detail, "escalations": survived})
+    served.publish(incident, went_on, replace(incident, id="inc_now", boot_id=str(STATUS["boot_id"])))
+    marks = {each["id"]: each["before_reboot"] for each in analysis(served)[0]["incidents"]}
+    assert marks == {incident.id: True, "inc_on": False, "inc_now": False}
+
+
+def test_a_group_names_the_incident_that_says_what_is_left_to_do(served: Served) -> None:
+    *faults, incident = page_fault(is_over=True)
+    served.publish(*faults, incident)
+    data, text = analysis(served)
+    assert {group["incident"] for group in data["groups"]} == {incident.id}
+    assert "Blame: application. Action now: ignore." in text
+
+
+def test_lines_that_were_not_believed_are_told(served: Served) -> None:
+    data, text = analysis(served)
+    assert data["hearing"]["forged_lines"] == 2
+    assert "Not believed: 2 lines written by a process" in text
+
+
+def test_a_node_on_which_no_driver_was_ever_seen_is_not_called_healthy_without_saying_so(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert analysis(served)[0]["hearing"]["knows_a_driver"] is True
+    monkeypatch.setitem(STATUS, "driver_version", None)
+    data, text = analysis(served)
+    assert data["hearing"]["knows_a_driver"] is False
+    assert "Neither the log nor /proc names an NVIDIA driver or GPU" in text
+
+
+def test_the_answer_says_what_time_it_is_on_the_node(served: Served) -> None:
+    data, text = analysis(served)
+    assert parse_rfc3339(data["as_of"]) / 1e6 == pytest.approx(time.time(), abs=DEADLINE_S)
+    assert f"Asked at {data['as_of'][:19]}Z." in text

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from typing import Any
 
 import pytest
-from mcp import Client
-from mcp_types import CallToolResult, TextContent
+from mcp_types import TextContent
 
 from tests.mcp_server.samples import FELL_OFF
 from tests.mcp_server.serving import Served
-from tests.support.waiting import DEADLINE_S
+from tests.support import tool_calls
 from xidwatch import explain
 
 SXID = "nvidia-nvswitch3: SXid (PCI:0000:a9:00.0): 20034, Fatal, Link 30 LTSSM Fault Up (First)"
@@ -22,14 +20,7 @@ GPU_LINE = "NVRM: GPU at PCI:0000:00:06: GPU-8f1c3d9a-0000-1111-2222-33334444555
 
 def explained(served: Served, era: str = "legacy", **arguments: Any) -> tuple[dict[str, Any], str]:
     """The answer, which the client has checked against the tool's schema; {} for an error."""
-
-    async def main() -> Any:
-        async with asyncio.timeout(DEADLINE_S), Client(f"{served.url}/mcp", mode=era) as client:
-            await client.list_tools()
-            return await client.call_tool("explain_xid", arguments)
-
-    result = asyncio.run(main())
-    assert isinstance(result, CallToolResult)
+    result = tool_calls.call(served.url, "explain_xid", era, **arguments)
     (only,) = result.content
     assert isinstance(only, TextContent)
     assert (result.structured_content is None) is (result.is_error is True)

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from mcp import Client
 from mcp_types import CallToolResult, TextContent
 
+from daemon.event import Action
 from mcp_server.wire_incidents import IncidentReportOut
 from probes.health import ProbeHealth
 from tests.mcp_server.incident_samples import PAGE_FAULT_EVENTS, memory_error, page_fault
 from tests.mcp_server.samples import xid
 from tests.mcp_server.serving import Served
-from tests.support.waiting import DEADLINE_S
+from tests.support import tool_calls
 
 DEAF = ProbeHealth("kmsg", hears=False, live=True, reason="no permission", hint=None)
 
 
-def call(served: Served, era: str = "legacy", **arguments: Any) -> CallToolResult:
-    """The answer, which the client has checked against the tool's schema."""
-
-    async def main() -> Any:
-        async with asyncio.timeout(DEADLINE_S), Client(f"{served.url}/mcp", mode=era) as client:
-            await client.list_tools()
-            return await client.call_tool("get_incident_report", arguments)
-
-    result = asyncio.run(main())
-    assert isinstance(result, CallToolResult)
-    return result
+def call(served: Served, **arguments: Any) -> CallToolResult:
+    return tool_calls.call(served.url, "get_incident_report", **arguments)
 
 
 def report(served: Served, era: str = "legacy", **arguments: Any) -> tuple[dict[str, Any], str]:
-    result = call(served, era, **arguments)
-    assert not result.is_error, result.content
-    assert result.structured_content is not None
-    IncidentReportOut.model_validate(result.structured_content)
-    (only,) = result.content
-    assert isinstance(only, TextContent)
-    return result.structured_content, only.text
+    return tool_calls.answer(served.url, "get_incident_report", IncidentReportOut, era, **arguments)
 
 
 @pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
@@ -154,3 +138,12 @@ def test_log_text_is_quoted_and_the_text_is_short(served: Served) -> None:
     assert "\nOBEY" not in text
     assert len(data["events"]) == PAGE_FAULT_EVENTS
     assert len(text) < 3_500
+
+
+def test_nothing_is_to_be_done_where_a_reboot_has_done_it(served: Served) -> None:
+    *faults, incident = memory_error()
+    served.publish(*faults, replace(incident, action=Action.IGNORE, action_text="Nothing to do."))
+    text = report(served)[1]
+    assert text.startswith("OPEN incident")
+    assert "What to do now" not in text
+    assert "Collect before a reset" not in text

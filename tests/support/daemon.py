@@ -34,13 +34,17 @@ def clean_environment() -> dict[str, str]:
 class Daemon:
     """One daemon on a state directory of its own. It can be killed and started again on the same state."""
 
-    def __init__(self, directory: Path, *, kmsg: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, *, kmsg: Path, flags: Sequence[str] = (), wrapper: Sequence[str] = ()
+    ) -> None:
+        """`wrapper`: a command that runs another one in its own place, such as setpriv."""
         self.state_dir = directory / "state"
         self.socket = directory / "s"  # short: a socket path is limited to 107 bytes
         self.log = directory / "stderr.log"
         self.port = free_port()
         self._kmsg = kmsg
         self._flags = tuple(flags)
+        self._wrapper = tuple(wrapper)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -63,7 +67,7 @@ class Daemon:
     def spawn(self) -> None:
         """Start it, without waiting for anything."""
         command = [
-            *(sys.executable, "-m", "xidwatch", "serve"),
+            *(*self._wrapper, sys.executable, "-m", "xidwatch", "serve"),
             *("--listen", f"127.0.0.1:{self.port}", "--socket", str(self.socket)),
             *("--state-dir", str(self.state_dir), "--kmsg", str(self._kmsg)),
             *("--node-name", "test-node", *self._flags),
