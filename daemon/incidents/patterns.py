@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from daemon.event import Action, Blame
 from daemon.incidents.member import Member
-from daemon.incidents.memory import Sighting
+from daemon.incidents.memory import SIGHTINGS_OF_A_SORT, Sighting
 from daemon.incidents.outcome import Escalation
 from daemon.incidents.signs import LOST
 
@@ -155,6 +155,7 @@ def _look(pattern: Pattern, seen: Sequence[Sighting], newest: Sighting) -> Escal
     if pattern.only_one_program:
         processes = {each.pid for each in named if each.pid is not None}
     times = _times(here, pattern.apart_s)
+    may_be_more = len(recent) >= SIGHTINGS_OF_A_SORT  # older ones may have been forgotten
     if (
         len(processes) < pattern.processes
         or len(programs) < pattern.programs
@@ -166,7 +167,7 @@ def _look(pattern: Pattern, seen: Sequence[Sighting], newest: Sighting) -> Escal
     why = pattern.why.format(
         place=_in_words(newest.place),
         times=times,
-        processes=len(processes),
+        processes=f"at least {len(processes)}" if may_be_more else len(processes),
         programs=len(programs),
         program=newest.process,
     )

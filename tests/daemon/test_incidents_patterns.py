@@ -33,6 +33,14 @@ def test_a_crash_loop_names_the_program() -> None:
     assert "3 processes named train failed within 10 minutes" in node.incident().summary
 
 
+def test_a_crash_loop_longer_than_what_is_remembered_counts_at_least() -> None:
+    node = Node()
+    for n in range(60):
+        node.hear(1 + 7 * n, xid(43, f"pid={10 + n}, name=train, channel 0x00000001"))
+    node.wait(500)
+    assert "at least 48 processes named train failed within 10 minutes" in node.incident().summary
+
+
 def test_a_storm_of_programs_errors_does_not_push_out_what_the_memory_did() -> None:
     memory = Memory()
     memory.note(GPU, Sighting("row 0x12", 0, "ev_row"))
