@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from daemon.event import Event, Item, Kind
 
-NOT_FAULTS = frozenset({Kind.GAP, Kind.PROBE, Kind.DRIVER_LOADED, Kind.INCIDENT})
+NOT_FAULTS = frozenset({Kind.GAP, Kind.PROBE, Kind.DRIVER_LOADED, Kind.INCIDENT, Kind.OPERATOR})
 HEARING = frozenset({Kind.GAP, Kind.PROBE})
 """Kinds of event that say that something could not be heard."""
 

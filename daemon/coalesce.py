@@ -28,7 +28,7 @@ from daemon.allowance import Allowance
 from daemon.catalog import Meaning
 from daemon.decoded import Part
 from daemon.event import Event, Kind, Process, Severity, Witness
-from daemon.fault import OpenFault, Slot, Sufferer, Trust
+from daemon.fault import Facts, OpenFault, Slot, Sufferer, Trust
 from daemon.grammar import GSP_DUMP
 from daemon.open_faults import OpenFaults
 from daemon.overflow import as_overflow, fold
@@ -276,6 +276,12 @@ class Coalescer:
         home.witnesses += (Witness(probe, delay_us),)
         home.changed = True
         self.faults.revise(home, now_us)
+
+    def learn(self, event_id: str, facts: Facts, now_us: int) -> None:
+        """Something was found out about an event that is still open; of one that is over nothing changes."""
+        found = next((fault for fault in self.faults if fault.event.id == event_id), None)
+        if found is not None and found.learn(facts):
+            self.faults.revise(found, now_us)
 
     # -- time --------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from daemon.decoded import Context
 from daemon.event import Gpu, Mig
@@ -22,6 +23,8 @@ class Identity:
     uuid: str | None = None
     serial: str | None = None
     name: str | None = None
+    index: int | None = None
+    """NVML index; it may pass to another GPU when the driver is loaded anew."""
 
 
 class DeviceMap:
@@ -47,6 +50,17 @@ class DeviceMap:
         news = [self._update(gpu.pci, uuid=gpu.uuid, serial=None, name=gpu.model) for gpu in gpus]
         return any(news)
 
+    def learn_from_nvml(self, gpus: Iterable[Gpu]) -> bool:
+        """Take who the GPUs are, as NVML names them; True when something was new."""
+        news = False
+        for gpu in gpus:
+            news |= self._update(gpu.pci, uuid=gpu.uuid, serial=gpu.serial, name=gpu.name)
+            known = self._known[gpu.pci]
+            if gpu.index is not None and known.index != gpu.index:
+                self._known[gpu.pci] = replace(known, index=gpu.index)
+                news = True
+        return news
+
     def _update(self, pci: str, *, uuid: str | None, serial: str | None, name: str | None) -> bool:
         before = self._known.get(pci)
         known = before or Identity()
@@ -69,12 +83,12 @@ class DeviceMap:
     def gpu(self, pci: str, mig: Mig | None) -> Gpu:
         """The GPU at this address with everything known of it."""
         known = self._known.get(pci, Identity())
-        return Gpu(pci, uuid=known.uuid, serial=known.serial, name=known.name, mig=mig)
+        return Gpu(pci, known.uuid, known.serial, known.index, known.name, mig)
 
-    def dump(self) -> dict[str, dict[str, str | None]]:
+    def dump(self) -> dict[str, dict[str, Any]]:
         """The map as a JSON object, for `load`."""
         return {pci: asdict(identity) for pci, identity in self._known.items()}
 
-    def load(self, data: dict[str, dict[str, str | None]]) -> None:
+    def load(self, data: dict[str, dict[str, Any]]) -> None:
         """Take up a dumped map, beneath what is known already."""
         self._known = {pci: Identity(**identity) for pci, identity in data.items()} | self._known

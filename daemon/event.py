@@ -36,6 +36,8 @@ class Kind(StrEnum):
     PROBE = "probe"
     """A probe went down or came back."""
     INCIDENT = "incident"
+    OPERATOR = "operator"
+    """What an operator tool did, or refused to do: the audit record."""
 
 
 class Severity(StrEnum):
@@ -130,6 +132,14 @@ class Process:
     container_id: str | None = None
     pod: str | None = None
     exit_code: int | None = None
+    in_container: bool | None = None
+    """False: it runs in no container. None: nobody could look."""
+    command_line: str | None = None
+    """As it was when the fault was heard, cut: what a user typed, not to be trusted."""
+    user: str | None = None
+    """Name of its user in the node's /etc/passwd."""
+    started_us: int | None = None
+    """Wall clock of its start, µs since the Unix epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +192,9 @@ class Event:
     """Sequence number of the first record."""
     incident: str | None = None
     driver_version: str | None = None
+    telemetry: Mapping[str, Any] | None = None
+    """Readings of the GPU right after a critical or fatal event, or why there are none; see
+    `daemon.gpu.telemetry`. None: none were taken."""
 
     @property
     def device(self) -> str | None:
@@ -271,6 +284,10 @@ def to_dict(event: Event, cursor: int, *, stored: bool) -> dict[str, Any]:
             "container_id": process.container_id,
             "pod": process.pod,
             "exit_code": process.exit_code,
+            "in_container": process.in_container,
+            "command_line": process.command_line,
+            "user": process.user,
+            "started": None if process.started_us is None else rfc3339(process.started_us),
         },
         "detail": dict(event.detail),
         "lines": list(event.lines),
@@ -284,6 +301,7 @@ def to_dict(event: Event, cursor: int, *, stored: bool) -> dict[str, Any]:
         "kmsg_seq": event.kmsg_seq,
         "incident": event.incident,
         "driver_version": event.driver_version,
+        "telemetry": event.telemetry and dict(event.telemetry),
     }
 
 
@@ -318,11 +336,7 @@ def from_dict(data: Mapping[str, Any]) -> Event:
         if gpu
         else None,
         nvswitch=NvSwitch(switch["pci"], switch["instance"]) if switch else None,
-        process=Process(
-            process["pid"], process["name"], process["container_id"], process["pod"], process["exit_code"]
-        )
-        if process
-        else None,
+        process=_process(process) if process else None,
         detail=data["detail"],
         lines=tuple(data["lines"]),
         lines_dropped=data["lines_dropped"],
@@ -334,4 +348,21 @@ def from_dict(data: Mapping[str, Any]) -> Event:
         kmsg_seq=data["kmsg_seq"],
         incident=data["incident"],
         driver_version=data["driver_version"],
+        telemetry=data.get("telemetry"),
+    )
+
+
+def _process(data: Mapping[str, Any]) -> Process:
+    # Keys that an earlier version did not write may be missing in what it stored.
+    started = data.get("started")
+    return Process(
+        data["pid"],
+        data["name"],
+        data["container_id"],
+        data["pod"],
+        data["exit_code"],
+        data.get("in_container"),
+        data.get("command_line"),
+        data.get("user"),
+        None if started is None else parse_rfc3339(started),
     )

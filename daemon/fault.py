@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from daemon.catalog import Meaning
-from daemon.event import Event, Kind, Mig, Process, Witness, from_dict, to_dict
+from daemon.event import Event, Gpu, Kind, Mig, Process, Witness, from_dict, to_dict
 
 MAX_LINES = 32
 """Distinct log lines an event carries; further ones are counted in `lines_dropped`."""
@@ -51,6 +51,17 @@ class Sufferer(NamedTuple):
     pid: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was found out about an event after it was published. None: nothing."""
+
+    process: Process | None = None
+    """Who its process is; only taken by an event that names the same pid."""
+    gpu: Gpu | None = None
+    """Who its GPU is; only taken by an event about the same address."""
+    telemetry: Mapping[str, Any] | None = None
+
+
 @dataclass(slots=True, eq=False)
 class OpenFault:
     """A fault inside its quiet gap. Mutable: only the coalescer touches it.
@@ -72,6 +83,9 @@ class OpenFault:
     lines: list[str]
     lines_dropped: int = 0
     process: Process | None = None
+    gpu: Gpu | None = None
+    """Who the GPU is, once more is known of it than when the event was made; None until then."""
+    telemetry: Mapping[str, Any] | None = None
     detail: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
     """False while more lines of its first occurrence may come."""
@@ -129,6 +143,18 @@ class OpenFault:
             action_text=meaning.action_text,
         )
 
+    def learn(self, facts: Facts) -> bool:
+        """Take what was found out; True when it was new."""
+        before = (self.process, self.gpu, self.telemetry)
+        if facts.process is not None and self.process is not None and facts.process.pid == self.process.pid:
+            self.process = replace(facts.process, name=self.process.name or facts.process.name)
+        if facts.gpu is not None and self.event.gpu is not None and facts.gpu.pci == self.event.gpu.pci:
+            self.gpu = replace(facts.gpu, mig=self.event.gpu.mig)
+        self.telemetry = facts.telemetry or self.telemetry
+        is_new = before != (self.process, self.gpu, self.telemetry)
+        self.changed |= is_new
+        return is_new
+
     def absorb(self, other: OpenFault) -> None:
         """Count a completed occurrence of the same fault as a repeat of this one."""
         other.absorbed_by = self
@@ -149,6 +175,8 @@ class OpenFault:
             count=self.count,
             last_time_us=self.last_time_us,
             process=self.process,
+            gpu=self.gpu or self.event.gpu,
+            telemetry=self.telemetry,
             detail=dict(self.detail),
             lines=tuple(self.lines),
             lines_dropped=self.lines_dropped,
@@ -199,6 +227,7 @@ class OpenFault:
             lines=list(event.lines),
             lines_dropped=event.lines_dropped,
             process=event.process,
+            telemetry=event.telemetry,
             detail=dict(event.detail),
             witnesses=event.witnesses,
             complete=data["complete"],

@@ -55,6 +55,10 @@ class Knowledge:
             self.driver_version = driver_version
             self.changed = True
 
+    def learn_from_nvml(self, gpus: Iterable[Gpu]) -> None:
+        """Take who the GPUs are, as NVML names them."""
+        self.changed |= self.devices.learn_from_nvml(gpus)
+
     def device_of(self, fault: Fault) -> tuple[Gpu | None, NvSwitch | None]:
         """The GPU or the NVSwitch that the line names, or neither."""
         if fault.pci is None:

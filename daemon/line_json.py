@@ -39,6 +39,10 @@ def to_dict(fault: Fault, text: str, origin: Origin, driver_version: str | None 
             "container_id": None,
             "pod": None,
             "exit_code": None,
+            "in_container": None,
+            "command_line": None,
+            "user": None,
+            "started": None,
         }
         if has_process
         else None,

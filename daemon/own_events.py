@@ -1,13 +1,14 @@
-"""Events about the daemon's own hearing: records it lost, probes that went down or came back."""
+"""Events about the daemon itself: records it lost, probes that went down or came back, what it was told
+to do."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.catalog import meaning_of
-from daemon.event import Event, Kind, Witness, event_id
+from daemon.event import Event, Gpu, Kind, Process, Severity, Witness, event_id
 from daemon.fault import OpenFault, Slot, Sufferer, Trust
 from probes.health import ProbeHealth
 from probes.line import LostRecords, Origin
@@ -90,6 +91,37 @@ def opened_by(
         detail=dict(detail),
         witnesses=event.witnesses,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What an operator tool did, or refused to do."""
+
+    name: str
+    """`KILL_GPU_PROCESS` or `RESET_GPU`."""
+    summary: str
+    """One sentence that says what was done to whom, and how it ended."""
+    succeeded: bool
+    """False: it failed, or was refused."""
+    pci: str | None = None
+    """The GPU, by PCI address."""
+    process: Process | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def operator_event(
+    operation: Operation, gpu: Gpu | None, *, node: str, boot_id: str, at_us: int, wall_us: int
+) -> OpenFault:
+    """The open fault that an operation becomes. Two of them never join."""
+    slot = Slot(Trust.PROVED, boot_id, Kind.OPERATOR, f"{operation.name} {at_us}", operation.pci)
+    report = Report(slot, operation.name, "operator", boot_id, at_us, wall_us)
+    fault = opened_by(report, operation.detail, node=node, driver_version=None)
+    severity = Severity.INFO if operation.succeeded else Severity.WARNING
+    fault.event = replace(
+        fault.event, summary=operation.summary, severity=severity, gpu=gpu, process=operation.process
+    )
+    fault.process = operation.process
+    return fault
 
 
 def probe_detail(health: ProbeHealth) -> dict[str, Any]:

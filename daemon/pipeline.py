@@ -16,12 +16,21 @@ from dataclasses import dataclass
 from daemon.coalesce import Coalescer
 from daemon.decoded import Context, Fault
 from daemon.event import Event, Gpu, Kind
-from daemon.fault import OpenFault, Trust
+from daemon.fault import Facts, OpenFault, Trust
 from daemon.grammar import find
 from daemon.hearing import hear
 from daemon.incidents import PREFIX, Incidents
 from daemon.knowledge import Knowledge
-from daemon.own_events import Report, gap_detail, opened_by, probe_detail, report_of_loss, report_of_probe
+from daemon.own_events import (
+    Operation,
+    Report,
+    gap_detail,
+    opened_by,
+    operator_event,
+    probe_detail,
+    report_of_loss,
+    report_of_probe,
+)
 from daemon.witness import Witnesses
 from probes.health import ProbeHealth
 from probes.line import KernelLine, LostRecords, Origin
@@ -122,6 +131,10 @@ class Pipeline:
         """Take what the driver shows under /proc/driver/nvidia."""
         self._knowledge.learn_from_proc(gpus, driver_version)
 
+    def learn_from_nvml(self, gpus: Iterable[Gpu]) -> None:
+        """Take who the GPUs are, as NVML names them."""
+        self._knowledge.learn_from_nvml(gpus)
+
     def tick(self, now_us: int) -> Sequence[Event]:
         """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""
         self._coalescer.tick(now_us)
@@ -140,6 +153,18 @@ class Pipeline:
         report = report_of_probe(health, boot_id=boot_id, at_us=at_us, wall_us=wall_us)
         known = self._coalescer.report_in(report.slot, report.at_us)
         self._report(report, known, probe_detail(health))
+        return self._take(at_us)
+
+    def found_out(self, event_id: str, facts: Facts, *, at_us: int) -> Sequence[Event]:
+        """Take what was found out about an event after it was published (`at_us`: arrival time)."""
+        self._coalescer.learn(event_id, facts, at_us)
+        return self._take(at_us)
+
+    def operated(self, operation: Operation, *, boot_id: str, at_us: int, wall_us: int) -> Sequence[Event]:
+        """Say what an operator tool did or refused to do: the audit record."""
+        gpu = self._knowledge.devices.gpu(operation.pci, None) if operation.pci is not None else None
+        fault = operator_event(operation, gpu, node=self._node, boot_id=boot_id, at_us=at_us, wall_us=wall_us)
+        self._coalescer.report(fault, at_us)
         return self._take(at_us)
 
     # -- state -------------------------------------------------------------------------------
