@@ -13,6 +13,7 @@ from typing import Final
 
 from daemon.event import Event, Kind
 from daemon.filter import EventFilter, uuid_key
+from daemon.gpu.expected import FALLEN_OFF_THE_BUS
 
 
 class Place(StrEnum):
@@ -30,6 +31,10 @@ class Place(StrEnum):
     """What an Xid or SXid number means. It never changes while the daemon runs."""
     GPU_EVENTS = "gpu://{uuid}/events"
     """The newest events of one GPU, as a page."""
+    INVENTORY = "gpu://inventory"
+    """The GPUs of this node, lost ones included."""
+    GPU_HEALTH = "gpu://{uuid}/health"
+    """One GPU's verdict with its reasons and every reading, taken when it is read."""
     STATUS = "node://status"
     """What hears, what is kept, what is not available."""
 
@@ -37,8 +42,12 @@ class Place(StrEnum):
 STATUS_KINDS: Final = frozenset({Kind.GAP, Kind.PROBE, Kind.DRIVER_LOADED})
 """Events that say that `node://status` has changed in a way that matters."""
 
+INVENTORY_KINDS: Final = frozenset({Kind.XID, Kind.GPU_LOST, Kind.DRIVER_LOADED})
+"""Kinds of event of which some say that `gpu://inventory` has changed."""
+
 INCIDENTS_ONLY: Final = EventFilter(kinds=frozenset({Kind.INCIDENT}))
 
+_OF_A_GPU: Final = frozenset({Place.GPU_EVENTS, Place.GPU_HEALTH})
 _VARIABLE = re.compile(r"\{([a-z]+)\}")
 _KEY = "([0-9A-Za-z_-]{1,80})"
 
@@ -59,14 +68,18 @@ class Address:
     def is_concerned_by(self, event: Event) -> bool:
         """True when what the resource holds is another because of this event."""
         match self.place:
-            case Place.EVENTS:
-                return True
-            case Place.EVENT:
-                return event.id == self.key
+            case Place.EVENTS | Place.EVENT:
+                return self.key in ("", event.id)
             case Place.INCIDENTS | Place.INCIDENT:
                 return event.kind is Kind.INCIDENT and self.key in ("", event.id)
-            case Place.GPU_EVENTS:
-                return event.gpu is not None and uuid_key(event.gpu.uuid) == self.key
+            case Place.GPU_EVENTS | Place.GPU_HEALTH:
+                is_its_own = event.gpu is not None and uuid_key(event.gpu.uuid) == self.key
+                is_new_driver = self.place is Place.GPU_HEALTH and event.kind is Kind.DRIVER_LOADED
+                return is_its_own or is_new_driver
+            case Place.INVENTORY:
+                is_off_the_bus = event.kind is Kind.XID and event.code == FALLEN_OFF_THE_BUS
+                changes_it = event.kind in (Kind.GPU_LOST, Kind.DRIVER_LOADED) or is_off_the_bus
+                return changes_it and not event.drill
             case Place.STATUS:
                 return event.kind in STATUS_KINDS
             case Place.CODE:
@@ -78,6 +91,8 @@ class Address:
             return EventFilter(gpus=frozenset({self.key}))
         if self.place in (Place.INCIDENTS, Place.INCIDENT):
             return INCIDENTS_ONLY
+        if self.place is Place.INVENTORY:
+            return EventFilter(kinds=INVENTORY_KINDS)
         if self.place is Place.STATUS:
             return EventFilter(kinds=STATUS_KINDS)
         return EventFilter()
@@ -88,7 +103,7 @@ def parse(uri: str) -> Address | None:
     for place, pattern in _PATTERNS.items():
         if found := pattern.fullmatch(uri):
             key = found[1] if pattern.groups else ""
-            return Address(place, (uuid_key(key) or "") if place is Place.GPU_EVENTS else key)
+            return Address(place, (uuid_key(key) or "") if place in _OF_A_GPU else key)
     return None
 
 
@@ -111,6 +126,11 @@ def uri_of_incident(incident_id: str) -> str:
 def uri_of_gpu_events(uuid: str) -> str:
     """`gpu://GPU-…/events`."""
     return Place.GPU_EVENTS.replace("{uuid}", uuid)
+
+
+def uri_of_gpu_health(uuid: str) -> str:
+    """`gpu://GPU-…/health`."""
+    return Place.GPU_HEALTH.replace("{uuid}", uuid)
 
 
 def uri_of_code(code: int) -> str:

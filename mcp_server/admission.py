@@ -1,34 +1,36 @@
 """Which requests with a body are let in, at `/mcp` and `/messages/`: bounded in number and in bytes.
 
-A body is read whole before anybody looks at it. It counts until its request has been answered: what
-was parsed from it lives as long, and is many times its size. What all bodies may take together is
-bounded, and what those of one address may take, so that one client cannot use up the room of the others.
+A body is read whole before anybody looks at it, and counts until its exchange is over. A request of a
+session may outlive the exchange that brought it: it goes on counting there (see `rpc.InFlight`),
+since what was parsed from it lives as long, and may be many times its size.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import mcp_types as types
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from mcp_server.client import address_of
-from mcp_server.guard import BODY_LIMIT
 from mcp_server.quota import OverQuotaError, Quota
-from mcp_server.replies import refusal
 from mcp_server.rpc import TOO_MANY, http_error
-from probes.errors import UserError
 
-MAX_REQUESTS: Final = 2_048
-"""Requests that one address may have open."""
-MAX_BYTES: Final = 8 * 1024 * 1024
-"""What the bodies of all open requests may hold together. A usual one has a few hundred bytes."""
-MAX_ADDRESS_BYTES: Final = 4 * 1024 * 1024
-"""What those of one address may hold."""
+BODY_LIMIT: Final = 256 * 1024
+"""Bytes of a request's body. The longest a client has reason to send is a pasted piece of a log."""
+SWALLOWED: Final = 16 * 1024 * 1024
+"""A body that is refused is still read up to this size: a client that is cut off in the middle of
+sending does not see why."""
+MAX_REQUESTS: Final = 4_096
+"""Room for open requests, shared by address."""
+REQUESTS_ALWAYS: Final = 16
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Room for the bodies of open requests, shared by address. A usual one has a few hundred bytes."""
+BYTES_ALWAYS: Final = 64 * 1024
 
 
 class BodyTooLargeError(Exception):
@@ -43,8 +45,8 @@ class Admission:
     """The open requests. Belongs to the event loop."""
 
     def __init__(self) -> None:
-        self._requests = Quota(MAX_REQUESTS)
-        self._bytes: Counter[str] = Counter()
+        self._requests = Quota(MAX_REQUESTS, always=REQUESTS_ALWAYS)
+        self._bytes = Quota(MAX_BYTES, always=BYTES_ALWAYS)
 
     @asynccontextmanager
     async def admitted(self, scope: Scope, receive: Receive) -> AsyncIterator[bytes]:
@@ -54,43 +56,52 @@ class Admission:
         when the client left in the middle.
         """
         address = address_of(scope)
-        taken = 0
+        body = bytearray()
         with self._requests.taken_by(address):
             try:
-                body = bytearray()
-                while True:
+                more = True
+                while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
-                    part = message.get("body", b"")
-                    if len(body) + len(part) > BODY_LIMIT:
-                        raise BodyTooLargeError
-                    self._take(address, len(part))
-                    taken += len(part)
-                    body += part
-                    if not message.get("more_body"):
-                        break
+                    more = bool(message.get("more_body"))
+                    try:
+                        self._take(address, body, message.get("body", b""))
+                    except (BodyTooLargeError, NoRoomError):
+                        if more:
+                            await _swallow(receive)  # a client that is cut off does not see why
+                        raise
                 yield bytes(body)
             finally:
-                self._give_back(address, taken)
+                self._bytes.give_back(address, len(body))
 
-    def _take(self, address: str, size: int) -> None:
-        if self._bytes[address] + size > MAX_ADDRESS_BYTES or self._bytes.total() + size > MAX_BYTES:
-            raise NoRoomError
-        self._bytes[address] += size
-
-    def _give_back(self, address: str, size: int) -> None:
-        self._bytes[address] -= size
-        if not self._bytes[address]:
-            del self._bytes[address]
+    def _take(self, address: str, body: bytearray, part: bytes) -> None:
+        if len(body) + len(part) > BODY_LIMIT:
+            raise BodyTooLargeError
+        try:
+            self._bytes.take(address, len(part))
+        except OverQuotaError:
+            raise NoRoomError from None
+        body += part
 
 
 def answer_to(error: BodyTooLargeError | NoRoomError | OverQuotaError) -> Response:
     """What a client is told whose request is not let in."""
     match error:
         case BodyTooLargeError():
-            return refusal(UserError("request body too large", hint=f"at most {BODY_LIMIT} bytes"), 413)
+            text = f"Invalid request: the body is longer than {BODY_LIMIT} bytes"
+            return http_error(413, types.INVALID_REQUEST, text)
         case NoRoomError():
             return http_error(503, TOO_MANY, "Too much is being read at the moment: try again")
         case OverQuotaError():
             return http_error(429, TOO_MANY, "Too many requests at once")
+
+
+async def _swallow(receive: Receive) -> None:
+    """Read the rest of a body that is refused, up to `SWALLOWED` bytes."""
+    left = SWALLOWED
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body"):
+            return

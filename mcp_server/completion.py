@@ -37,6 +37,7 @@ class Subject(Enum):
     EVENT = auto()
     INCIDENT = auto()
     GPU = auto()
+    EXPECTED_GPU = auto()
     SINCE = auto()
 
 
@@ -45,6 +46,7 @@ _OF_PLACE: Final = {
     Place.EVENT: Subject.EVENT,
     Place.INCIDENT: Subject.INCIDENT,
     Place.GPU_EVENTS: Subject.GPU,
+    Place.GPU_HEALTH: Subject.EXPECTED_GPU,
 }
 _OF_ARGUMENT: Final = {
     prompts.CODE: Subject.SEEN_CODE,
@@ -84,15 +86,21 @@ class Completion:
             case Subject.SEEN_CODE:
                 seen = [item.event.code for item in await self._newest() if item.event.kind in _CODED]
                 return dict.fromkeys([*(str(code) for code in seen if code is not None), *_all_codes()])
-            case Subject.EVENT:
-                return [item.event.id for item in await self._newest()]
-            case Subject.INCIDENT:
-                return [item.event.id for item in await self._newest(INCIDENTS_ONLY)]
+            case Subject.EVENT | Subject.INCIDENT:
+                match = INCIDENTS_ONLY if subject is Subject.INCIDENT else EVERYTHING
+                return [item.event.id for item in await self._newest(match)]
             case Subject.GPU:
                 gpus = [*self._services.gpus(), *(item.event.gpu for item in await self._newest())]
-                return dict.fromkeys(gpu.uuid for gpu in gpus if gpu is not None and gpu.uuid is not None)
+                named = (gpu.uuid for gpu in gpus if gpu is not None and gpu.uuid is not None)
+                return dict.fromkeys([*named, *self._expected()])
+            case Subject.EXPECTED_GPU:
+                return self._expected()
             case Subject.SINCE:
                 return _SINCE
+
+    def _expected(self) -> list[str]:
+        """UUIDs of the GPUs that this node is expected to have; no GPU is asked for it."""
+        return [gpu.uuid for gpu in self._services.watch.expected.all() if gpu.uuid is not None]
 
     async def _newest(self, match: EventFilter = EVERYTHING) -> Sequence[Item]:
         page = await self._services.stream.page(None, MAX_LIMIT, match)

@@ -7,8 +7,6 @@
 * **Origin**, where a browser sends one, must be this daemon itself or a page served from
   loopback. 403 otherwise.
 * `/healthz`, `/readyz` and `/metrics` are open: kubelet and Prometheus ask by pod address.
-* A body declared larger than `BODY_LIMIT` is refused with 413. Only /mcp and /messages/ read bodies, and
-  enforce the same limit on one that does not declare its length (see `admission`).
 * Every answer carries a Date and headers that keep browsers from sniffing, framing or caching it.
   uvicorn refreshes its own Date header from a timer, which would wake an idle daemon.
 """
@@ -29,11 +27,6 @@ from mcp_server.query import quoted
 from mcp_server.replies import refusal
 from probes.errors import UserError
 
-BODY_LIMIT: Final = 256 * 1024
-"""Bytes of a request's body. The longest a client has reason to send is a pasted piece of a log."""
-SWALLOWED: Final = 16 * 1024 * 1024
-"""A body that is refused is still read up to this size: a client that is cut off in the middle of
-sending does not see why."""
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _HEADERS: Final = {
     "x-content-type-options": "nosniff",
@@ -84,10 +77,9 @@ class Hosts:
 class Guard:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, body_limit: int = BODY_LIMIT) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
         self._hosts = hosts
-        self._body_limit = body_limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
@@ -108,8 +100,6 @@ class Guard:
             await self._app(scope, receive, stamped)
         else:
             error, status = refused
-            if status == 413:
-                await _swallow(receive)
             await refusal(error, status)(scope, receive, stamped)
 
     def _refused(self, path: str, headers: Headers) -> tuple[UserError, int] | None:
@@ -120,19 +110,7 @@ class Guard:
             if origin is not None and not self._hosts.trusts(origin, host):
                 hint = "only pages from this daemon or from localhost may"
                 return UserError(f"pages from {quoted(origin)} may not read this daemon", hint=hint), 403
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length[:20]) > self._body_limit:
-            return UserError("request body too large", hint=f"at most {self._body_limit} bytes"), 413
         return None
-
-
-async def _swallow(receive: Receive) -> None:
-    left = SWALLOWED
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if not message.get("more_body"):
-            return
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

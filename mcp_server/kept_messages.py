@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -38,7 +38,7 @@ PUSHES: Final = "_GET_stream"
 class Shelf:
     """The texts that sessions keep, each of them once. Belongs to the event loop.
 
-    When they take more than they may, the session that has been silent longest forgets first.
+    When they take more than they may, the session that keeps most forgets first.
     """
 
     def __init__(self, most_bytes: int = SHELF_BYTES) -> None:
@@ -46,7 +46,7 @@ class Shelf:
         """What the texts take now."""
         self._most_bytes = most_bytes
         self._texts: dict[bytes, _Shared] = {}
-        self._by_silence: OrderedDict[KeptMessages, None] = OrderedDict()
+        self._owners: set[KeptMessages] = set()
 
     def put(self, owner: KeptMessages, text: bytes) -> bytes:
         """Keep a text for a session; the one object that all who keep it share."""
@@ -55,8 +55,7 @@ class Shelf:
             shared = self._texts[text] = _Shared(text)
             self.bytes += len(text)
         shared.owners += 1
-        self._by_silence[owner] = None
-        self._by_silence.move_to_end(owner)
+        self._owners.add(owner)
         return shared.text
 
     def drop(self, text: bytes) -> None:
@@ -69,14 +68,14 @@ class Shelf:
 
     def leave(self, owner: KeptMessages) -> None:
         """A session keeps nothing any more."""
-        self._by_silence.pop(owner, None)
+        self._owners.discard(owner)
 
     def make_room(self) -> None:
         """Let sessions forget until what is left is within the bound."""
         while self.bytes > self._most_bytes:
-            silent = next(iter(self._by_silence))
-            if not silent.forget_oldest():
-                self.leave(silent)
+            fullest = max(self._owners, key=lambda owner: owner.size)
+            if not fullest.forget_oldest():
+                self.leave(fullest)
 
 
 @dataclass(slots=True)
@@ -110,6 +109,8 @@ class Position:
 
     stream: str
     number: int
+    ends_stream: bool = False
+    """Nothing comes after it."""
 
 
 class KeptMessages:
@@ -130,20 +131,20 @@ class KeptMessages:
 
     def add(self, stream: str, message: Message | None) -> str:
         """Keep a message; its event id. After `clear` nothing is kept any more."""
+        self._last += 1
+        if self._cleared:
+            return self._event_id(stream, self._last)
         log = self._pushes if stream == PUSHES else self._requests
         text = to_json(message).encode() if message is not None else b""
         if len(text) > self._most_bytes:
             message = _too_large(message)
             text = to_json(message).encode() if message is not None else b""
         is_answer = isinstance(message, types.JSONRPCResponse | types.JSONRPCError)
-        self._last += 1
         kept = Kept(
             self._last, stream, self._shelf.put(self, text), ends_stream=is_answer and stream != PUSHES
         )
         log.messages.append(kept)
         log.bytes += len(text)
-        if self._cleared:
-            self._forget_first(log)
         while len(log.messages) > self._most or log.bytes > self._most_bytes:
             self._forget_first(log)
         self._shelf.make_room()
@@ -151,7 +152,10 @@ class KeptMessages:
 
     def event_id(self, kept: Kept) -> str:
         """The id by which a client names this message."""
-        return f"{self._token}-{'s' if kept.stream == PUSHES else 'r'}{kept.number}"
+        return self._event_id(kept.stream, kept.number)
+
+    def _event_id(self, stream: str, number: int) -> str:
+        return f"{self._token}-{'s' if stream == PUSHES else 'r'}{number}"
 
     def find(self, event_id: str) -> Position | None:
         """The place after this event; None when the id is not of this session, or its stream is forgotten."""
@@ -161,8 +165,8 @@ class KeptMessages:
         number = int(found[2])
         if found[1] == "s":
             return Position(PUSHES, number)
-        stream = next((kept.stream for kept in self._requests.messages if kept.number == number), None)
-        return None if stream is None else Position(stream, number)
+        kept = next((kept for kept in self._requests.messages if kept.number == number), None)
+        return None if kept is None else Position(kept.stream, number, kept.ends_stream)
 
     def after(self, position: Position) -> Iterator[Kept]:
         """What is kept of the stream beyond the place."""
@@ -170,12 +174,21 @@ class KeptMessages:
             if kept.number > position.number and kept.stream == position.stream:
                 yield kept
 
+    @property
+    def size(self) -> int:
+        """What the messages of this session take in bytes, those included that others keep too."""
+        return self._pushes.bytes + self._requests.bytes
+
     def forget_oldest(self) -> bool:
-        """Forget the message that has been kept longest; False when there is none."""
-        logs = [log for log in (self._pushes, self._requests) if log.messages]
-        if logs:
-            self._forget_first(min(logs, key=lambda log: log.messages[0].number))
-        return bool(logs)
+        """Forget the oldest message that takes room, of pushes or answers, whichever take more; False when
+        there is none."""
+        log = max((self._pushes, self._requests), key=lambda log: log.bytes)
+        if not log.bytes:
+            return False
+        oldest = next(kept for kept in log.messages if kept.text)  # the mark of a stream takes none
+        log.messages.remove(oldest)
+        self._dropped(log, oldest)
+        return True
 
     def clear(self) -> None:
         """Forget everything: the session has ended."""
@@ -188,9 +201,11 @@ class KeptMessages:
         self._shelf.leave(self)
 
     def _forget_first(self, log: _Log) -> None:
-        text = log.messages.popleft().text
-        log.bytes -= len(text)
-        self._shelf.drop(text)
+        self._dropped(log, log.messages.popleft())
+
+    def _dropped(self, log: _Log, kept: Kept) -> None:
+        log.bytes -= len(kept.text)
+        self._shelf.drop(kept.text)
 
 
 class _Log:

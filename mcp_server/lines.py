@@ -14,11 +14,18 @@ LINE_LIMIT: Final = 256 * 1024
 """Bytes of a line, without its newline."""
 LINE_S: Final = 30.0
 """From the first byte of a line to its newline."""
+BEGINNING: Final = 1024
+"""Bytes of a line that is too long that are told."""
 _CHUNK: Final = 64 * 1024
 
 
 class LineTooLongError(Exception):
     """The line is longer than the limit; the next call goes on behind it."""
+
+    def __init__(self, beginning: bytes) -> None:
+        super().__init__("the line is too long")
+        self.beginning = beginning[:BEGINNING]
+        """Its first bytes, to tell whose request it was."""
 
 
 class LineTooSlowError(Exception):
@@ -77,15 +84,16 @@ class LineReader:
                 self._skipping = False
                 continue
             if end > self._limit:
-                raise LineTooLongError
+                raise LineTooLongError(line)
             return line
         if self._skipping:
             self._pending.clear()
         elif len(self._pending) > self._limit:
+            beginning = bytes(self._pending[:BEGINNING])
             self._pending.clear()
             self._searched = 0
             self._skipping = True
-            raise LineTooLongError
+            raise LineTooLongError(beginning)
         self._searched = len(self._pending)
         return None
 

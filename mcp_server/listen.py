@@ -43,17 +43,15 @@ from mcp_server.updates import (
 from probes.errors import UserError
 
 MOST_STREAMS: Final = 4_096
-"""Open listen streams of all clients together; one holds about 50 KB."""
-MOST_CLIENT_STREAMS: Final = 1_024
-"""Those of one client (see `client`)."""
+"""Room for open listen streams, shared by client (see `client`); one holds about 50 KB."""
+STREAMS_ALWAYS: Final = 16
 
 
 class Listening:
-    """The handler, and the count of its open streams."""
+    """The handler, and what its open streams take."""
 
     def __init__(self, stream: EventStream, resources: Resources) -> None:
-        self.open_streams = 0
-        self._by_client = Quota(MOST_CLIENT_STREAMS)
+        self._by_client = Quota(MOST_STREAMS, always=STREAMS_ALWAYS)
         self._stream = stream
         self._resources = resources
 
@@ -63,19 +61,14 @@ class Listening:
         """One stream, until the client leaves or the daemon stops."""
         if context.request_id is None:
             raise MCPError(code=types.INVALID_REQUEST, message="subscriptions/listen needs a request id")
-        if self.open_streams >= MOST_STREAMS:
-            raise cannot_now(UserError("Too many listen streams are open", hint="use wait_for_xid"))
-        self.open_streams += 1
         try:
             with self._by_client.taken_by(CLIENT.get()):
                 return await self._serve(context, context.request_id, params)
         except OverQuotaError:
-            text = f"A client can have {MOST_CLIENT_STREAMS} listen streams open at most"
-            raise cannot_now(UserError(text, hint="one stream can be about many resources")) from None
+            hint = "one stream can be about many resources"
+            raise cannot_now(UserError("Too many listen streams are open", hint=hint)) from None
         except UserError as error:
             raise cannot_now(error) from None
-        finally:
-            self.open_streams -= 1
 
     async def _serve(
         self, context: Context, request_id: types.RequestId, params: types.SubscriptionsListenRequestParams

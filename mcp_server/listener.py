@@ -9,6 +9,7 @@
   because their client does not read, are cut.
 * **Half a request is not waited for.** uvicorn would for ever; here a request has to be complete
   within 30 s of the connection or of its first byte.
+* **Nobody takes every connection.** They are shared by address (see `quota`).
 * **A stalled client is cut.** Nothing above TCP bounds a write to a client that stopped reading,
   so the kernel does: accepted sockets inherit TCP_USER_TIMEOUT (5 s) from the listening one.
 """
@@ -25,7 +26,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import ClassVar, Final
 
 import h11
 import uvicorn
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daemon.config import Address
+from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.sse_watcher import no_watcher
 from probes.errors import UserError
 
@@ -44,7 +46,9 @@ CUT_AFTER_S: Final = 0.6
 REQUEST_S: Final = 30.0
 """How long a request may take to arrive, body included."""
 MAX_CONNECTIONS: Final = 8_192
-"""Beyond this a request is answered with 503."""
+"""Room for connections, shared by address; one that finds none is closed at once."""
+CONNECTIONS_ALWAYS: Final = 64
+"""Connections of an address that also find room when all is full: health checks come from elsewhere."""
 OPEN_FILES: Final = 16_384
 """Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
 
@@ -90,10 +94,21 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
 class _Protocol(H11Protocol):
     """uvicorn's connection, with a bound on how long a request may take to arrive."""
 
+    room: ClassVar[Quota]
+    """What the connections of a listener share."""
     _deadline: asyncio.TimerHandle | None = None
+    _address: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if peer else ""
+        try:
+            self.room.take(address)
+        except OverQuotaError:
+            transport.abort()
+            return
+        self._address = address
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -102,6 +117,8 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        if self._address is not None:
+            self.room.give_back(self._address)
         super().connection_lost(exc)
 
     def _watch(self) -> None:
@@ -121,11 +138,14 @@ class Listener(uvicorn.Server):
     """One HTTP server on a bound socket. Belongs to the event loop that runs it."""
 
     def __init__(self, app: ASGIApp, bound: socket.socket, *, on_stop: Callable[[], None]) -> None:
+        class Protocol(_Protocol):
+            room = Quota(MAX_CONNECTIONS, always=CONNECTIONS_ALWAYS)
+
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=_Protocol,
+                http=Protocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -134,7 +154,6 @@ class Listener(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 date_header=False,
-                limit_concurrency=MAX_CONNECTIONS,
                 # A backstop: CUT_AFTER_S ends everything that can be ended from outside.
                 timeout_graceful_shutdown=1,
             )

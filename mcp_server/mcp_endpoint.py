@@ -12,44 +12,50 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from typing import Final
 
+import anyio
 import mcp_types as types
 from mcp.server.streamable_http import LAST_EVENT_ID_HEADER, MCP_SESSION_ID_HEADER, EventStore
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from mcp_server.admission import Admission, BodyTooLargeError, NoRoomError, answer_to
+from mcp_server.admission import BODY_LIMIT, Admission, BodyTooLargeError, NoRoomError, answer_to
 from mcp_server.client import CLIENT, address_of
 from mcp_server.ending import LAST_WORDS_S, closed
-from mcp_server.guard import BODY_LIMIT
 from mcp_server.kept_messages import PUSHES, Shelf
 from mcp_server.mcp_session_state import PushStream, SessionState
-from mcp_server.quota import OverQuotaError
+from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import refusal
-from mcp_server.rpc import TOO_MANY, BadMessageError, http_error, request_id_of, to_json
+from mcp_server.rpc import TOO_MANY, BadMessageError, http_error, in_flight_room, request_id_of, to_json
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
-from mcp_server.session_registry import OpenSession, SessionRegistry
+from mcp_server.session_registry import OpenSession, Place, SessionRegistry
 from probes.errors import UserError
 
 MAX_SESSIONS: Final = 1_024
-"""A session of the 2025 eras holds about 110 KB until it was idle for long."""
-MAX_ADDRESS_SESSIONS: Final = 512
-"""Sessions of one address. Clients behind a proxy, or on the node itself, share theirs."""
+"""Room for sessions of the 2025 eras, shared by address. Clients behind a proxy, or on the node itself, have
+one share. A session holds about 110 KB until it was idle for long."""
+SESSIONS_ALWAYS: Final = 8
 IDLE_S: Final = 30 * 60.0
 """A session without a request or an open stream is forgotten after this time."""
 RETRY_MS: Final = 1_000
 """How soon a client whose stream was cut should come back for the rest."""
 MAX_SESSION_REQUESTS: Final = 160
 """Requests that one session may have open: `MAX_IN_FLIGHT` calls, and streams beside them."""
+
+FORGOTTEN_AFTER_S: Final = 2 * IDLE_S
+"""When the SDK ends an idle session, should the registry ever not know of it."""
 
 _admitted: ContextVar[list[SessionState] | None] = ContextVar("_admitted", default=None)
 
@@ -58,10 +64,15 @@ class _Sessions(StreamableHTTPSessionManager):
     """The SDK's manager, which reads `event_store` once for each session it opens."""
 
     shelf: Shelf
+    room: Quota
+
+    def know(self, session_id: str) -> bool:
+        """Whether this session has not ended."""
+        return session_id in self._server_instances
 
     @property  # an attribute in the base class; a test watches that each session gets its own
     def event_store(self) -> EventStore:
-        state = SessionState(self.shelf)
+        state = SessionState(self.shelf, self.room)
         admitted = _admitted.get()
         if admitted is not None:
             admitted.append(state)
@@ -81,7 +92,7 @@ class McpEndpoint:
         self._sessions = _Sessions(
             server,
             max_sessions=None,  # bounded by the registry, which knows whose they are
-            session_idle_timeout=None,  # so are they
+            session_idle_timeout=FORGOTTEN_AFTER_S,  # likewise: a backstop
             retry_interval=RETRY_MS,
             max_request_body_size=BODY_LIMIT,
             # Host and Origin are checked once, for every path, in `guard`, which knows more
@@ -89,13 +100,14 @@ class McpEndpoint:
             security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
         )
         self._sessions.shelf = Shelf()
+        self._sessions.room = in_flight_room()
         self._registry = SessionRegistry(
             self._end_session,
-            most=MAX_SESSIONS,
-            most_of_address=MAX_ADDRESS_SESSIONS,
+            room=Quota(MAX_SESSIONS, always=SESSIONS_ALWAYS),
             most_requests=MAX_SESSION_REQUESTS,
             idle_s=IDLE_S,
         )
+        _SDK_LOG.addFilter(_is_no_parting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, for as long as its answer or stream lasts."""
@@ -115,21 +127,28 @@ class McpEndpoint:
 
     async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         """One request whose body has been read."""
-        session_id = Headers(scope=scope).get(MCP_SESSION_ID_HEADER)
+        headers = Headers(scope=scope)
+        version, session_id = headers.get(MCP_PROTOCOL_VERSION_HEADER), headers.get(MCP_SESSION_ID_HEADER)
+        if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
+            await self._sessions.handle_request(scope, receive, send)  # of no session, whatever it names
+            return
         session = self._registry.get(session_id)
         if session is not None:
-            with self._registry.serving(session):
-                await self._serve_session(
-                    session, body, scope, receive, self._noticing_its_end(session, send)
-                )
+            try:
+                with self._registry.serving(session):
+                    await self._serve_session(session, body, scope, receive, send)
+            finally:
+                if not self._sessions.know(session.session_id):
+                    self._registry.forget(session)
         elif session_id is None and _method(body) == "initialize":
             try:
-                async with self._registry.place_for(address_of(scope)):
-                    await self._open(scope, receive, send)
+                async with self._registry.place_for(address_of(scope)) as place:
+                    await self._open(place, scope, receive, send)
             except OverQuotaError:
-                await http_error(503, TOO_MANY, "Too many open sessions")(scope, receive, send)
+                error = http_error(503, TOO_MANY, "Too many open sessions", request_id_of(_message(body)))
+                await error(scope, receive, send)
         else:
-            await self._open(scope, receive, send)
+            await self._sessions.handle_request(scope, receive, send)
 
     async def _serve_session(
         self, session: OpenSession, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -137,22 +156,13 @@ class McpEndpoint:
         session.was_used = True
         if scope["method"] == "GET":
             await self._stream(session.state, scope, receive, send)
-        elif scope["method"] == "DELETE":
-            await self._sessions.handle_request(scope, receive, send)
-            self._registry.forget(session)
-        else:
+        elif scope["method"] == "POST":
             await self._exchange(session.state, body, scope, receive, send)
+        else:
+            await self._sessions.handle_request(scope, receive, send)
 
-    def _noticing_its_end(self, session: OpenSession, send: Send) -> Send:
-        async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 404:
-                self._registry.forget(session)  # it ended by itself
-            await send(message)
-
-        return watched
-
-    async def _open(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request without a session, which may become one."""
+    async def _open(self, place: Place, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that may open a session."""
         admitted: list[SessionState] = []
         _admitted.set(admitted)
         opened: list[OpenSession] = []
@@ -161,7 +171,7 @@ class McpEndpoint:
             if message["type"] == "http.response.start" and message["status"] < 400 and admitted:
                 session_id = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
                 if session_id is not None:
-                    opened.append(self._registry.opened(session_id, address_of(scope), admitted[0]))
+                    opened.append(self._registry.opened(session_id, place, admitted[0]))
                     opened[0].open_requests += 1
             await send(message)
 
@@ -170,6 +180,8 @@ class McpEndpoint:
         finally:
             for session in opened:
                 session.open_requests -= 1
+                if not self._sessions.know(session.session_id):
+                    self._registry.forget(session)
 
     async def _exchange(
         self, state: SessionState, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -180,7 +192,7 @@ class McpEndpoint:
             await self._sessions.handle_request(scope, receive, send)
             return
         try:
-            state.in_flight.begin(request_id)
+            state.in_flight.begin(request_id, len(body))
         except BadMessageError as bad:
             status = 429 if bad.answer.error.code == TOO_MANY else 400
             await Response(to_json(bad.answer), status, media_type="application/json")(scope, receive, send)
@@ -275,6 +287,16 @@ class _OpenAnswer:
         if self._open:
             with suppress(OSError):
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+_SDK_LOG: Final = logging.getLogger("mcp.server.streamable_http")
+
+
+def _is_no_parting(record: logging.LogRecord) -> bool:
+    """False for the tracebacks that the SDK logs as errors when a session ends while it answers."""
+    return record.exc_info is None or not isinstance(
+        record.exc_info[1], anyio.ClosedResourceError | anyio.BrokenResourceError
+    )
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -2,8 +2,8 @@
 
 The transport brings two functions and keeps what they promise:
 
-* `receive` gives the next message, None at the end of input; BadMessageError for what could not be
-  read, which is answered, and the session goes on.
+* `receive` gives the next message with its size, None at the end of input; BadMessageError for what could
+  not be read, which is answered, and the session goes on.
 * `send` delivers one message whole, may be called by several tasks, and returns when there is room
   for the next one. OSError when the client has gone.
 
@@ -23,6 +23,7 @@ from mcp.server.runner import serve_loop
 from mcp.shared.message import SessionMessage
 
 from mcp_server.hello import Era
+from mcp_server.quota import Quota
 from mcp_server.rpc import BadMessageError, InFlight, Message
 from mcp_server.server import McpServer
 
@@ -31,16 +32,19 @@ LAST_ANSWERS_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
-Receive = Callable[[], Awaitable[Message | None]]
+Receive = Callable[[], Awaitable[tuple[Message, int] | None]]
 Send = Callable[[Message], Awaitable[None]]
 Inbound = SessionMessage | Exception
 
 
-async def serve_session(server: McpServer, receive: Receive, send: Send, *, era: Era = Era.AUTO) -> None:
-    """One session, from its first message to the end of its input."""
+async def serve_session(
+    server: McpServer, receive: Receive, send: Send, *, room: Quota, era: Era = Era.AUTO
+) -> None:
+    """One session, from its first message to the end of its input. `room` is what all sessions of the
+    transport share for their requests in flight."""
     arrived, to_server = anyio.create_memory_object_stream[Inbound](0)
     from_server, leaving = anyio.create_memory_object_stream[SessionMessage](0)
-    in_flight = InFlight()
+    in_flight = InFlight(room)
     try:
         async with arrived, to_server, from_server, leaving, anyio.create_task_group() as group:
             group.start_soon(_send_out, leaving, send, in_flight)
@@ -50,6 +54,8 @@ async def serve_session(server: McpServer, receive: Receive, send: Send, *, era:
                 receiving.cancel_scope.cancel()
     except* OSError:
         log.debug("the client of an MCP session left")
+    finally:
+        in_flight.close()
 
 
 async def _run(
@@ -72,12 +78,13 @@ async def _take_in(
     async with arrived:
         while True:
             try:
-                message = await receive()
-                if message is None:
+                received = await receive()
+                if received is None:
                     with anyio.move_on_after(LAST_ANSWERS_S):
                         await in_flight.settled()
                     return
-                in_flight.admit(message)
+                message, size = received
+                in_flight.admit(message, size)
             except BadMessageError as bad:
                 await send(bad.answer)
             else:

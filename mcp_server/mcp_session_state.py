@@ -17,6 +17,7 @@ import mcp_types as types
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 
 from mcp_server.kept_messages import KeptMessages, Position, Shelf
+from mcp_server.quota import Quota
 from mcp_server.rpc import InFlight
 
 
@@ -32,8 +33,9 @@ class PushStream:
 class SessionState(EventStore):
     """One session. Belongs to the event loop."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.in_flight: Final = InFlight()
+    def __init__(self, shelf: Shelf, room: Quota) -> None:
+        """`shelf` and `room` are those of all sessions, for what is kept and what is asked."""
+        self.in_flight: Final = InFlight(room)
         """Requests that have no answer yet, whether or not their client still waits for it."""
         self.push_stream: PushStream | None = None
         """The one that is open; None: no client listens."""
@@ -55,6 +57,7 @@ class SessionState(EventStore):
 
     def close(self) -> None:
         """Forget what was said and end every resumed stream: the session has ended."""
+        self.in_flight.close()
         self._kept.clear()
         self._tails.clear()
         self._wake()
@@ -63,7 +66,7 @@ class SessionState(EventStore):
         """Serve a resumed stream: what came since, and what comes, until its request is answered, the
         client leaves, or somebody else resumes it. Returns None: the SDK has nothing to add."""
         position = self._kept.find(last_event_id)
-        if position is None:
+        if position is None or position.ends_stream:
             return None
         stream, mine = position.stream, object()
         self._tails[stream] = mine

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from contextlib import suppress
 from typing import Final
 
 import mcp_types as types
@@ -15,12 +17,19 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from starlette.responses import Response
 
+from mcp_server.client import CLIENT
 from mcp_server.query import quoted
+from mcp_server.quota import OverQuotaError, Quota
 
 TOO_MANY: Final = -32000
 """Error code, in JSON-RPC's range for servers: a bound was reached; ask again later."""
 MAX_IN_FLIGHT: Final = 128
 """Requests of one session that may wait for their answer at the same time."""
+MAX_ID_LENGTH: Final = 256
+"""Characters of a request's id: it comes back in every answer, and is kept."""
+IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024
+"""Room for what requests in flight were parsed from, shared by client; in memory it is many times that."""
+IN_FLIGHT_ALWAYS: Final = 64 * 1024
 
 Message = types.JSONRPCMessage
 
@@ -70,9 +79,28 @@ def request_id_of(value: object) -> types.RequestId | None:
     return found if isinstance(found, int | str) and not isinstance(found, bool) else None
 
 
+_BEGINNING = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,256}")')
+
+
+def id_in(beginning: bytes) -> types.RequestId | None:
+    """The id of a message of which only the beginning is known; None when it does not stand first."""
+    found = _BEGINNING.match(beginning)
+    if found is None:
+        return None
+    with suppress(ValueError):
+        value: types.RequestId = json.loads(found[1])
+        return value
+    return None
+
+
 def http_error(status: int, code: int, message: str, request_id: types.RequestId | None = None) -> Response:
     """A JSON-RPC error as the whole answer to an HTTP request."""
     return Response(to_json(error_message(code, message, request_id)), status, media_type="application/json")
+
+
+def in_flight_room() -> Quota:
+    """Room for the requests in flight of all sessions of a transport."""
+    return Quota(IN_FLIGHT_BYTES, always=IN_FLIGHT_ALWAYS)
 
 
 class InFlight:
@@ -82,25 +110,32 @@ class InFlight:
     would be taken for the answer to the second.
     """
 
-    def __init__(self, most: int = MAX_IN_FLIGHT) -> None:
+    def __init__(self, room: Quota, most: int = MAX_IN_FLIGHT) -> None:
+        """`room` is shared by all sessions of a transport, in bytes."""
+        self._room = room
         self._most = most
-        self._ids: set[types.RequestId] = set()
+        self._ids: dict[types.RequestId, tuple[str, int]] = {}
         self._ended = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._ids)
 
-    def admit(self, message: Message) -> None:
-        """Take note of what a client sent. Raises BadMessageError for a request that is not to be served."""
+    def admit(self, message: Message, size: int) -> None:
+        """Take note of what a client sent, `size` bytes. Raises BadMessageError for a request that is not to
+        be served."""
         if isinstance(message, types.JSONRPCRequest):
-            self.begin(message.id)
+            self.begin(message.id, size)
         elif isinstance(message, types.JSONRPCNotification) and message.method == "notifications/cancelled":
             cancelled = cancelled_request_id_from_params(message.params)
             if cancelled is not None:
                 self.end(cancelled)  # it is not answered any more
 
-    def begin(self, request_id: types.RequestId) -> None:
-        """A request was made. Raises BadMessageError when it is one too many, or its id is in use."""
+    def begin(self, request_id: types.RequestId, size: int) -> None:
+        """A request of `size` bytes was made. Raises BadMessageError when it is one too many, or its id is in
+        use or too long."""
+        if len(str(request_id)) > MAX_ID_LENGTH:
+            text = f"Invalid request: its id is longer than {MAX_ID_LENGTH} characters"
+            raise BadMessageError(types.INVALID_REQUEST, text)
         key = coerce_request_id(request_id)
         if key in self._ids:
             text = f"Invalid request: id {quoted(str(request_id))} is in use"
@@ -108,7 +143,13 @@ class InFlight:
         if len(self._ids) >= self._most:
             text = f"Too many requests at once: at most {self._most} in a session"
             raise BadMessageError(TOO_MANY, text, request_id)
-        self._ids.add(key)
+        client = CLIENT.get()
+        try:
+            self._room.take(client, size)
+        except OverQuotaError:
+            text = "Too much is asked at once: wait for an answer"
+            raise BadMessageError(TOO_MANY, text, request_id) from None
+        self._ids[key] = (client, size)
 
     def answered(self, message: Message) -> None:
         """Take note of what the server sent."""
@@ -117,8 +158,15 @@ class InFlight:
 
     def end(self, request_id: types.RequestId) -> None:
         """A request was answered or given up."""
-        self._ids.discard(coerce_request_id(request_id))
+        begun = self._ids.pop(coerce_request_id(request_id), None)
+        if begun is not None:
+            self._room.give_back(*begun)
         self._ended.set()
+
+    def close(self) -> None:
+        """The session has ended, and with it what it asked for."""
+        for request_id in [*self._ids]:
+            self.end(request_id)
 
     async def settled(self) -> None:
         """Return when no request waits any more."""

@@ -1,22 +1,21 @@
 """Which sessions of `/mcp` are open, whose they are, and which one makes room for another.
 
-A session without an open request may be ended at any time: its owner gets 404 and begins a new one,
-as the protocol says. This happens when it was idle for long, and when there is no room: then the
-address with the most sessions gives one up, first one that nothing was ever asked in, and among
-those alike the one that was idle longest. So a client that opens sessions without end
-ends its own. A session with an open stream or call is never ended for another.
+A session in which nothing is under way may be ended at any time: its owner gets 404, and the protocol
+tells it to begin a new one. This happens when it was idle for long, and when its address may have no
+more: then first one goes that nothing was ever asked in, else the one that was idle longest. So a client
+that opens sessions without end ends its own. What an address may have is said in `quota`; sessions of
+others are ended only when everything is full. One with an open stream or call is never ended for another.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from mcp_server.mcp_session_state import SessionState
-from mcp_server.quota import OverQuotaError
+from mcp_server.quota import OverQuotaError, Quota
 
 
 @dataclass(slots=True, eq=False)
@@ -33,27 +32,32 @@ class OpenSession:
     was_used: bool = False
     """True once anything was asked in it beyond `initialize`."""
 
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing is under way: no open stream, and no call, though nobody may wait for it."""
+        return not self.open_requests and not len(self.state.in_flight)
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Room for one session, which may open."""
+
+    address: str
+    is_taken: bool = False
+
 
 class SessionRegistry:
     """The open sessions. Belongs to the event loop."""
 
     def __init__(
-        self,
-        end: Callable[[str], Awaitable[None]],
-        *,
-        most: int,
-        most_of_address: int,
-        most_requests: int,
-        idle_s: float,
+        self, end: Callable[[str], Awaitable[None]], *, room: Quota, most_requests: int, idle_s: float
     ) -> None:
         """`end` ends the session of this id; `most_requests` may be open in one session."""
         self._end = end
-        self._most = most
-        self._most_of_address = most_of_address
+        self._room = room
         self._most_requests = most_requests
         self._idle_s = idle_s
         self._sessions: dict[str, OpenSession] = {}
-        self._opening: Counter[str] = Counter()
         self._expiry: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -68,28 +72,31 @@ class SessionRegistry:
         return self._sessions.get(session_id) if session_id is not None else None
 
     @asynccontextmanager
-    async def place_for(self, address: str) -> AsyncIterator[None]:
+    async def place_for(self, address: str) -> AsyncIterator[Place]:
         """Room for one more session of this address, which may open while the block runs.
 
         Raises OverQuotaError when none can be had.
         """
-        while (crowded := self._crowded(address)) is not None:
-            candidates = [session for session in self if not session.open_requests and crowded(session)]
+        while not self._room.allows(address):
+            anybody = self._room.is_overfull() and not self._room.of(address)
+            candidates = [each for each in self if each.is_idle and (anybody or each.address == address)]
             if not candidates:
                 raise OverQuotaError
-            of_address = Counter(session.address for session in self)
-            await self._drop(
-                min(candidates, key=lambda each: (-of_address[each.address], each.was_used, each.idle_since))
-            )
-        self._opening[address] += 1
+            session = min(candidates, key=lambda each: (each.was_used, each.idle_since))
+            self.forget(session)
+            await self._end(session.session_id)
+        self._room.take(address)
+        place = Place(address)
         try:
-            yield
+            yield place
         finally:
-            self._opening[address] -= 1
+            if not place.is_taken:
+                self._room.give_back(address)
 
-    def opened(self, session_id: str, address: str, state: SessionState) -> OpenSession:
+    def opened(self, session_id: str, place: Place, state: SessionState) -> OpenSession:
         """A session came to be."""
-        session = OpenSession(session_id, address, state, idle_since=asyncio.get_running_loop().time())
+        session = OpenSession(session_id, place.address, state, asyncio.get_running_loop().time())
+        place.is_taken = True
         self._sessions[session_id] = session
         self._arm(self._idle_s)
         return session
@@ -108,8 +115,9 @@ class SessionRegistry:
 
     def forget(self, session: OpenSession) -> None:
         """The session has ended."""
-        self._sessions.pop(session.session_id, None)
-        session.state.close()
+        if self._sessions.pop(session.session_id, None) is not None:
+            self._room.give_back(session.address)
+            session.state.close()
 
     async def close(self) -> None:
         """Forget every session, and end nothing more."""
@@ -122,19 +130,6 @@ class SessionRegistry:
             task.cancel()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def _crowded(self, address: str) -> Callable[[OpenSession], bool] | None:
-        """Which sessions one has to be taken from before this address may open another; None: it may."""
-        own = sum(session.address == address for session in self) + self._opening[address]
-        if own >= self._most_of_address:
-            return lambda session: session.address == address
-        if len(self._sessions) + self._opening.total() >= self._most:
-            return lambda session: True
-        return None
-
-    async def _drop(self, session: OpenSession) -> None:
-        self.forget(session)
-        await self._end(session.session_id)
-
     # -- idle sessions ---------------------------------------------------------------------------
 
     def _arm(self, after_s: float) -> None:
@@ -145,12 +140,13 @@ class SessionRegistry:
         """End what was idle for too long, and come back when the next one may have been."""
         self._expiry = None
         now = asyncio.get_running_loop().time()
-        idle = [session for session in self if not session.open_requests]
+        idle = [session for session in self if session.is_idle]
         for session in idle:
             if session.idle_since + self._idle_s <= now:
-                task = asyncio.ensure_future(self._drop(session))
+                self.forget(session)  # at once: a request that comes now is told that it has ended
+                task = asyncio.ensure_future(self._end(session.session_id))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
         if self._sessions:
-            due = min((s.idle_since for s in idle if s.idle_since + self._idle_s > now), default=now)
-            self._arm(due + self._idle_s - now)
+            since = (session.idle_since for session in idle if session.idle_since + self._idle_s > now)
+            self._arm(min(since, default=now) + self._idle_s - now)

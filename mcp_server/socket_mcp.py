@@ -13,7 +13,8 @@ import mcp_types as types
 from mcp_server.hello import Era
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.mcp_session import serve_session
-from mcp_server.rpc import BadMessageError, Message, error_message, parse_message, to_json
+from mcp_server.quota import Quota
+from mcp_server.rpc import BadMessageError, Message, error_message, id_in, parse_message, to_json
 from mcp_server.server import McpServer
 
 
@@ -32,25 +33,26 @@ async def serve_mcp(
     lines: LineReader,
     writer: LineWriter,
     *,
+    room: Quota,
     first: bytes | None = None,
     era: Era = Era.AUTO,
 ) -> None:
-    """One session. `first` is a line that was already read."""
+    """One session. `first` is a line that was already read; `room` see `serve_session`."""
     begun = first
 
-    async def receive() -> Message | None:
+    async def receive() -> tuple[Message, int] | None:
         nonlocal begun
         line, begun = begun, None
         while line is None or line.isspace():
             line = await _line(lines)
-        return parse_message(line) if line else None
+        return (parse_message(line), len(line)) if line else None
 
     async def send(message: Message) -> None:
         writer.write(to_json(message).encode() + b"\n")
         await writer.drain()
 
     try:
-        await serve_session(server, receive, send, era=era)
+        await serve_session(server, receive, send, room=room, era=era)
     except* LineTooSlowError:
         await send(error_message(types.PARSE_ERROR, "Parse error: the message was not completed in time"))
 
@@ -58,6 +60,6 @@ async def serve_mcp(
 async def _line(lines: LineReader) -> bytes:
     try:
         return await lines.next()
-    except LineTooLongError:
+    except LineTooLongError as error:
         text = f"Invalid request: longer than {LINE_LIMIT} bytes"
-        raise BadMessageError(types.INVALID_REQUEST, text) from None
+        raise BadMessageError(types.INVALID_REQUEST, text, id_in(error.beginning)) from None

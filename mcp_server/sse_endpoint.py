@@ -32,14 +32,22 @@ from mcp_server.ending import LAST_WORDS_S, closed
 from mcp_server.mcp_session import serve_session
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import refusal
-from mcp_server.rpc import TOO_MANY, BadMessageError, Message, http_error, parse_message, to_json
+from mcp_server.rpc import (
+    TOO_MANY,
+    BadMessageError,
+    Message,
+    http_error,
+    in_flight_room,
+    parse_message,
+    to_json,
+)
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
 from probes.errors import UserError
 
 MAX_SESSIONS: Final = 1_024
-MAX_ADDRESS_SESSIONS: Final = 512
-"""Sessions of one address. Clients behind a proxy, or on the node itself, share theirs."""
+"""Room for sessions, shared by address. Clients behind a proxy, or on the node itself, have one share."""
+SESSIONS_ALWAYS: Final = 8
 HANDOVER_S: Final = 10.0
 """How long a message may wait for a session whose client does not read its answers."""
 MESSAGES_PATH: Final = "/messages/"
@@ -48,7 +56,7 @@ MESSAGES_PATH: Final = "/messages/"
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    posted: MemoryObjectSendStream[Message]
+    posted: MemoryObjectSendStream[tuple[Message, int]]
 
 
 class SseEndpoint:
@@ -58,7 +66,8 @@ class SseEndpoint:
         self._server = server
         self._services = services
         self._sessions: dict[str, _Session] = {}
-        self._by_address = Quota(MAX_ADDRESS_SESSIONS)
+        self._by_address = Quota(MAX_SESSIONS, always=SESSIONS_ALWAYS)
+        self._in_flight = in_flight_room()
         self.messages = MessagesEndpoint(self._sessions, admission)
         """`POST /messages/`."""
 
@@ -70,17 +79,14 @@ class SseEndpoint:
             with self._by_address.taken_by(address):
                 await self._answer(scope)(scope, receive, send)
         except OverQuotaError:
-            text = f"Too many sessions: at most {MAX_ADDRESS_SESSIONS} from one address"
-            await http_error(503, TOO_MANY, text)(scope, receive, send)
+            await http_error(503, TOO_MANY, "Too many sessions")(scope, receive, send)
 
     def _answer(self, scope: Scope) -> Response | _Stream:
         if scope["method"] != "GET":
             return Response(status_code=405, headers={"allow": "GET"})
         if self._services.stream.closed:
             return refusal(UserError("xidwatch is shutting down", hint="ask again when it is back"), 503)
-        if len(self._sessions) >= MAX_SESSIONS:
-            return http_error(503, TOO_MANY, f"Too many sessions: at most {MAX_SESSIONS}")
-        return _Stream(self._server, self._services, self._sessions)
+        return _Stream(self._server, self._services, self._sessions, self._in_flight)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -102,14 +108,17 @@ class SseEndpoint:
 class _Stream:
     """The answer to `GET /sse`."""
 
-    def __init__(self, server: McpServer, services: Services, sessions: dict[str, _Session]) -> None:
+    def __init__(
+        self, server: McpServer, services: Services, sessions: dict[str, _Session], in_flight: Quota
+    ) -> None:
+        self._in_flight = in_flight
         self._server = server
         self._services = services
         self._sessions = sessions
         self._id = secrets.token_hex(16)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        to_session, posted = anyio.create_memory_object_stream[Message](0)
+        to_session, posted = anyio.create_memory_object_stream[tuple[Message, int]](0)
         to_client, frames = anyio.create_memory_object_stream[bytes](0)
 
         async def converse() -> None:
@@ -128,9 +137,9 @@ class _Stream:
             del self._sessions[self._id]
 
     async def _converse(
-        self, posted: MemoryObjectReceiveStream[Message], to_client: MemoryObjectSendStream[bytes]
+        self, posted: MemoryObjectReceiveStream[tuple[Message, int]], to_client: MemoryObjectSendStream[bytes]
     ) -> None:
-        async def receive() -> Message | None:
+        async def receive() -> tuple[Message, int] | None:
             try:
                 return await posted.receive()
             except anyio.EndOfStream:
@@ -142,7 +151,7 @@ class _Stream:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError):
                 raise ConnectionResetError from None
 
-        await serve_session(self._server, receive, send)
+        await serve_session(self._server, receive, send, room=self._in_flight)
 
 
 class MessagesEndpoint:
@@ -178,7 +187,7 @@ async def _hand_over(body: bytes, session: _Session) -> Response:
         return Response(to_json(bad.answer), 400, media_type="application/json")
     try:
         with anyio.fail_after(HANDOVER_S):
-            await session.posted.send(message)
+            await session.posted.send((message, len(body)))
     except TimeoutError:
         return http_error(503, TOO_MANY, "The session is busy: read its stream")
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):

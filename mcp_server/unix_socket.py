@@ -28,6 +28,7 @@ from mcp_server.hello import Channel, WantEvents, WantMcp, WantStatus, parse_hel
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import error_json
+from mcp_server.rpc import in_flight_room
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
 from mcp_server.socket_events import send_events
@@ -37,9 +38,8 @@ from probes.errors import UserError
 log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS: Final = 512
-"""Beyond this a connection is answered with an error line."""
-MAX_PROCESS_CONNECTIONS: Final = 128
-"""The same for the connections of one process."""
+"""Room for connections, shared by process; whoever gets none is answered with an error line."""
+CONNECTIONS_ALWAYS: Final = 4
 FIRST_LINE_S: Final = 10.0
 """A client that has not said by then what it wants is let go."""
 BUFFER_BYTES: Final = 64 * 1024
@@ -78,7 +78,8 @@ class _Clients:
         self._services = services
         self._servers = servers
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._by_process = Quota(MAX_PROCESS_CONNECTIONS)
+        self._by_process = Quota(MAX_CONNECTIONS, always=CONNECTIONS_ALWAYS)
+        self._in_flight = in_flight_room()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its first line to its end."""
@@ -102,16 +103,13 @@ class _Clients:
             writer.transport.abort()
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._open) > MAX_CONNECTIONS:
-            await _send(writer, error_json(_too_many(MAX_CONNECTIONS)))
-            return
         process = process_of(writer)
         CLIENT.set(process)
         try:
             with self._by_process.taken_by(process), self._services.clients.present(Transport.SOCKET):
                 await self._converse(reader, writer)
         except OverQuotaError:
-            await _send(writer, error_json(_too_many(MAX_PROCESS_CONNECTIONS, "of this process ")))
+            await _send(writer, error_json(_too_many()))
 
     async def end(self) -> None:
         """Let every conversation come to its end, then cut off what is still open."""
@@ -137,9 +135,10 @@ class _Clients:
                 case WantStatus():
                     await _send(writer, json.dumps(self._services.status()))
                 case WantMcp():
-                    await serve_mcp(self._servers(want.channel), lines, writer, era=want.era)
+                    server = self._servers(want.channel)
+                    await serve_mcp(server, lines, writer, room=self._in_flight, era=want.era)
                 case None:
-                    await serve_mcp(self._servers(None), lines, writer, first=first)
+                    await serve_mcp(self._servers(None), lines, writer, room=self._in_flight, first=first)
         except UserError as error:
             await _send(writer, error_json(error))
 
@@ -159,7 +158,7 @@ async def _send(writer: asyncio.StreamWriter, line: str) -> None:
     await writer.drain()
 
 
-def _too_many(most: int, whose: str = "") -> UserError:
+def _too_many() -> UserError:
     return UserError(
-        f"too many connections {whose}on this socket", hint=f"at most {most}: end some, or try again later"
+        "too many connections of this process on this socket", hint="end some, or try again later"
     )

@@ -26,6 +26,7 @@ from daemon.status import StatusReport
 from daemon.store import Store
 from mcp_server.hello import Channel, Era
 from mcp_server.lines import LineReader
+from mcp_server.rpc import in_flight_room
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.socket_mcp import serve_mcp
@@ -95,7 +96,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         log.info("no daemon runs here; serving this host alone")
         server = build_server(services, channel=channel is Channel.CLAUDE)
         lines = LineReader(_Input(sys.stdin.fileno()))
-        await serve_mcp(server, lines, _Output(sys.stdout.fileno()), era=era)
+        await serve_mcp(server, lines, _Output(sys.stdout.fileno()), room=in_flight_room(), era=era)
 
 
 def _state_dir() -> Path:

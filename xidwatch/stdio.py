@@ -44,6 +44,8 @@ _ATOMIC = 4_096
 """A descriptor that poll calls writable takes this much without blocking (PIPE_BUF)."""
 _LINE_BYTES = 1 << 20
 """The longest line of the host that is held; the daemon takes less."""
+_BEGINNING = 1024
+"""What is kept of a line that is too long."""
 _HELD_BYTES = 1 << 20
 """What may wait to be written to one side before no more is read from the other."""
 _ANSWER = re.compile(rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(?:result|error)":')
@@ -111,8 +113,8 @@ class Relay:
         for line in lines:
             self._asked.heard(line)
             self._to_daemon += line
-        for _ in range(self._from_host.take_dropped()):
-            self._to_host += _TOO_LONG
+        for beginning in self._from_host.take_dropped():
+            self._to_host += _too_long(beginning)
 
     def _write_host(self, state: int) -> None:
         if state & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
@@ -191,7 +193,7 @@ class Lines:
         self._most = most
         self._parts: list[bytes] = []
         self._held = 0
-        self._dropped = 0
+        self._dropped: list[bytes] = []
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete now."""
@@ -209,23 +211,23 @@ class Lines:
         """What is left of an unfinished line, with a newline; empty when nothing is."""
         return self._take() if self._held else b""
 
-    def take_dropped(self) -> int:
-        """How many lines were dropped since this was last asked."""
-        dropped, self._dropped = self._dropped, 0
+    def take_dropped(self) -> list[bytes]:
+        """How the lines began that were dropped since this was last asked."""
+        dropped, self._dropped = self._dropped, []
         return dropped
 
     def _hold(self, part: bytes) -> None:
         self._held += len(part)
+        self._parts.append(part)
         if self._most is not None and self._held > self._most:
-            self._parts.clear()
-        else:
-            self._parts.append(part)
+            self._parts = [b"".join(self._parts)[:_BEGINNING]]
 
     def _take(self) -> bytes:
         """The line that ends here; empty when it was too long."""
-        is_too_long = self._most is not None and self._held > self._most
-        line = b"" if is_too_long else b"".join([*self._parts, b"\n"])
-        self._dropped += is_too_long
+        line = b"".join([*self._parts, b"\n"])
+        if self._most is not None and self._held > self._most:
+            self._dropped.append(line)
+            line = b""
         self._parts.clear()
         self._held = 0
         return line
@@ -274,16 +276,16 @@ class Asked:
         return "".join(lines).encode("ascii")
 
 
-_TOO_LONG = (
-    json.dumps(
-        {
-            "jsonrpc": "2.0",
-            "id": None,
-            "error": {"code": -32600, "message": f"Invalid request: longer than {_LINE_BYTES} bytes"},
-        }
-    ).encode()
-    + b"\n"
-)
+_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,256}")')
+"""How a request of the host usually begins."""
+
+
+def _too_long(beginning: bytes) -> bytes:
+    """The answer to a line that was dropped; with the request's id where it can be made out."""
+    found = _ID.match(beginning)
+    request_id = found[1].decode("utf-8", "replace") if found is not None else "null"
+    error = json.dumps({"code": -32600, "message": f"Invalid request: longer than {_LINE_BYTES} bytes"})
+    return f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}\n'.encode()
 
 
 def _object(line: bytes) -> dict[str, Any]:

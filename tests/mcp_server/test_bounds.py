@@ -250,7 +250,7 @@ def test_a_body_that_is_no_message_is_refused(
 
 def test_five_megabytes_are_refused_in_words(served: Served) -> None:
     with Exchange(served.port, "POST", "/mcp", b" " * (5 * 1024 * 1024)) as exchange:
-        assert exchange.json()["error"] == "request body too large"
+        assert "the body is longer than" in exchange.json()["error"]["message"]
         assert exchange.status == 413
 
 
@@ -305,6 +305,7 @@ def begin_session(port: int, source: str = "127.0.0.1") -> Exchange:
 
 def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(mcp_endpoint, "SESSIONS_ALWAYS", 2)
     with Served() as small:
         first, second = Session(small.port), Session(small.port)
         with first.listen(), second.listen():
@@ -318,7 +319,7 @@ def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_client_that_opens_sessions_without_end_ends_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 8)
-    monkeypatch.setattr(mcp_endpoint, "MAX_ADDRESS_SESSIONS", 6)
+    monkeypatch.setattr(mcp_endpoint, "SESSIONS_ALWAYS", 1)
     with Served() as small:
         quiet, listening = Session(small.port), Session(small.port)
         with listening.listen() as stream:
@@ -339,7 +340,8 @@ def test_a_client_that_opens_sessions_without_end_ends_its_own(monkeypatch: pyte
 def test_on_one_address_a_session_in_use_outlives_those_nothing_was_asked_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_endpoint, "MAX_ADDRESS_SESSIONS", 3)
+    monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 6)
+    monkeypatch.setattr(mcp_endpoint, "SESSIONS_ALWAYS", 1)
     with Served() as small:
         used = Session(small.port)
         for _ in range(20):
@@ -350,6 +352,7 @@ def test_on_one_address_a_session_in_use_outlives_those_nothing_was_asked_in(
 
 def test_what_opens_no_session_ends_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 1)
+    monkeypatch.setattr(mcp_endpoint, "SESSIONS_ALWAYS", 1)
     with Served() as small:
         only = Session(small.port)
         for body in (b"nonsense", json.dumps(PING).encode(), json.dumps(INITIALIZED).encode()):
@@ -374,6 +377,79 @@ def _status(session: Session) -> int:
         return answer.head().status
 
 
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("DELETE", None),
+        ("POST", {"jsonrpc": "2.0", "id": 1, "method": "no/such/method"}),
+        ("POST", PING),
+        ("GET", None),
+    ],
+)
+def test_a_request_of_the_newer_era_does_nothing_to_the_session_it_names(
+    served: Served, method: str, message: object
+) -> None:
+    session = Session(served.port)
+    body = b"" if message is None else json.dumps(message).encode()
+    headers = {"Mcp-Session-Id": session.id, "MCP-Protocol-Version": "2026-07-28"}
+    for _ in range(MAX_IN_FLIGHT + 1):
+        with Exchange(served.port, method, "/mcp", body, headers) as answer:
+            answer.head()
+    assert open_sessions(served) == (1, 1)
+    with session.post(PING) as answer:
+        assert next(answer.messages())["result"] == {}
+    assert session.delete() == 200
+    wait_for(lambda: open_sessions(served) == (0, 0), "the session to be forgotten")
+
+
+def open_sessions(served: Served) -> tuple[int, int]:
+    """How many our registry knows, and the SDK."""
+    (route,) = (route for route in served.app.routes if getattr(route, "path", "") == "/mcp")
+    endpoint = route.endpoint  # type: ignore[attr-defined]
+    return len(endpoint._registry), len(endpoint._sessions._server_instances)
+
+
+def test_requests_that_nobody_waits_for_go_on_counting(served: Served) -> None:
+    session = Session(served.port)
+    padded = call("big", "wait_for_xid", since=0, timeout_s=600)
+    padded["params"]["_meta"] = {"pad": [[]] * 60_000}
+    refused = 0
+    for number in range(40):
+        with session.post({**padded, "id": number}) as left:
+            refused += left.head().status == 429
+    assert refused > 20
+    elsewhere = Session(served.port, source="127.0.0.2")
+    with elsewhere.post(PING) as other:
+        assert next(other.messages())["result"] == {}
+    assert session.delete() == elsewhere.delete() == 200
+
+
+def test_a_stream_is_not_resumed_behind_its_answer(served: Served) -> None:
+    session = Session(served.port)
+    with session.post(PING) as answer:
+        last = [frame["id"] for frame in answer.frames() if "id" in frame][-1]
+    with session.listen(last) as resumed:
+        assert resumed.status == 200
+        assert list(resumed.messages()) == []
+    assert session.delete() == 200
+
+
+def test_connections_of_one_address_leave_some_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 8)
+    monkeypatch.setattr(listener, "CONNECTIONS_ALWAYS", 1)
+    with Served() as small, ExitStack() as held:
+        for _ in range(8):
+            half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
+            held.enter_context(half)
+            half.sendall(b"GET /healthz HTT")
+        with Exchange(small.port, "GET", "/healthz", source="127.0.0.2") as answer:
+            assert answer.head().status == 200
+        with pytest.raises((ConnectionError, IndexError)), Exchange(small.port, "GET", "/healthz") as answer:
+            answer.head()
+        held.close()
+        wait_for(lambda: small.get("/healthz").status == 200, "the connections to be free again")
+
+
 def test_an_unread_body_of_an_unknown_session_is_not_read(served: Served) -> None:
     head = b"POST /messages/?session_id=x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{"
     with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE_S) as client:
@@ -383,7 +459,7 @@ def test_an_unread_body_of_an_unknown_session_is_not_read(served: Served) -> Non
 
 def test_half_bodies_of_one_address_leave_room_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_BYTES", 20_000)
-    monkeypatch.setattr(admission, "MAX_ADDRESS_BYTES", 10_000)
+    monkeypatch.setattr(admission, "BYTES_ALWAYS", 1_000)
     with Served() as small, ExitStack() as held:
         for _ in range(2):
             half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
@@ -394,7 +470,7 @@ def test_half_bodies_of_one_address_leave_room_for_the_others(monkeypatch: pytes
         wait_for(lambda: small.services.clients.counts()[Transport.MCP] == 2, "the half bodies")
 
         def is_full() -> bool:
-            with Exchange(small.port, "POST", "/mcp", b" " * 300) as answer:
+            with Exchange(small.port, "POST", "/mcp", b" " * 1_300) as answer:
                 return answer.head().status == 503
 
         wait_for(is_full, "the room of this address to be used up")
@@ -405,6 +481,7 @@ def test_half_bodies_of_one_address_leave_room_for_the_others(monkeypatch: pytes
 
 def test_requests_of_one_address_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(admission, "REQUESTS_ALWAYS", 3)
     with Served() as small, ExitStack() as held:
         for number in range(3):
             held.enter_context(modern(small.port, call(number, "wait_for_xid", since=0, timeout_s=600)))
@@ -498,20 +575,11 @@ def test_an_idle_session_on_the_socket_stays(served: Served, monkeypatch: pytest
         assert idle.message()["result"] == {}
 
 
-def test_connections_on_the_socket_are_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unix_socket, "MAX_CONNECTIONS", 2)
-    with SocketSession(served).shake_hands() as first, SocketSession(served).shake_hands():
-        with SocketSession(served) as third:
-            assert third.message()["error"] == "too many connections on this socket"
-            assert third.message() is None
-        first.tell(PING)
-        assert first.message()["result"] == {}
-
-
 def test_one_process_cannot_take_every_connection_on_the_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unix_socket, "MAX_PROCESS_CONNECTIONS", 1)
+    monkeypatch.setattr(unix_socket, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(unix_socket, "CONNECTIONS_ALWAYS", 1)
     with Served(socket_path=tmp_path / "small") as small, SocketSession(small).shake_hands():
         with SocketSession(small) as second:
             assert second.message()["error"] == "too many connections of this process on this socket"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mcp_types as types
 import pytest
 
-from mcp_server.guard import BODY_LIMIT, Hosts
+from mcp_server.admission import BODY_LIMIT
+from mcp_server.guard import Hosts
 from tests.mcp_server.serving import Served
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  (a value to be parsed)
@@ -29,7 +31,8 @@ def test_kubelet_and_prometheus_may_use_any_host(served: Served, path: str) -> N
 
 def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
     reply = served.get("/mcp", method="POST", body=b" " * (BODY_LIMIT + 1))
-    assert (reply.status, reply.json["error"]) == (413, "request body too large")
+    assert (reply.status, reply.json["error"]["code"]) == (413, types.INVALID_REQUEST)
+    assert "the body is longer than" in reply.json["error"]["message"]
 
 
 def test_a_body_that_hides_its_length_is_refused_too(served: Served) -> None:

@@ -122,22 +122,12 @@ def test_too_many_resources_are_refused(served: Served) -> None:
         Listener(served, *(f"xid://events/ev_{number}" for number in range(257)))
 
 
-def test_the_number_of_streams_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "MOST_STREAMS", 2)
-    open_ones = [Listener(served, EVENTS) for _ in range(2)]
-    with pytest.raises(RefusedError, match="Too many listen streams"):
-        Listener(served, EVENTS)
-    open_ones[0].close()
-    wait_for(lambda: served.services.clients.counts()[Transport.MCP] == 1, "the stream to end")
-    Listener(served, EVENTS).close()
-    open_ones[1].close()
-
-
 def test_the_streams_of_one_client_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "MOST_CLIENT_STREAMS", 1)
+    monkeypatch.setattr(listen, "MOST_STREAMS", 1)
+    monkeypatch.setattr(listen, "STREAMS_ALWAYS", 1)
     with Served() as small:
         only = Listener(small, EVENTS)
-        with pytest.raises(RefusedError, match="1 listen streams open at most"):
+        with pytest.raises(RefusedError, match="Too many listen streams"):
             Listener(small, EVENTS)
         only.close()
         wait_for(lambda: small.services.clients.counts()[Transport.MCP] == 0, "the stream to end")

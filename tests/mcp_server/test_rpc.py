@@ -7,7 +7,17 @@ from typing import Any
 import mcp_types as types
 import pytest
 
-from mcp_server.rpc import MAX_IN_FLIGHT, TOO_MANY, BadMessageError, InFlight, error_message, parse_message
+from mcp_server.rpc import (
+    IN_FLIGHT_BYTES,
+    MAX_IN_FLIGHT,
+    TOO_MANY,
+    BadMessageError,
+    InFlight,
+    error_message,
+    id_in,
+    in_flight_room,
+    parse_message,
+)
 
 
 def request(number: Any, method: str = "ping") -> types.JSONRPCRequest:
@@ -39,37 +49,70 @@ def test_what_is_no_message_is_refused_as_the_protocol_says(data: bytes, code: i
 
 
 def test_an_id_in_use_is_refused_until_its_request_is_answered() -> None:
-    asked = InFlight()
-    asked.admit(request(1))
+    asked = InFlight(in_flight_room())
+    asked.admit(request(1), 100)
     with pytest.raises(BadMessageError, match="id '1' is in use"):
-        asked.admit(request("1"))  # the SDK takes both for the same
+        asked.admit(request("1"), 100)  # the SDK takes both for the same
     asked.answered(types.JSONRPCResponse(jsonrpc="2.0", id=1, result={}))
-    asked.admit(request(1))
+    asked.admit(request(1), 100)
     asked.answered(error_message(types.INTERNAL_ERROR, "x", 1))
     assert len(asked) == 0
 
 
 def test_a_cancelled_request_is_not_answered_any_more() -> None:
-    asked = InFlight()
-    asked.admit(request("a"))
+    asked = InFlight(in_flight_room())
+    asked.admit(request("a"), 100)
     cancelled = {"requestId": "a"}
-    asked.admit(types.JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params=cancelled))
+    asked.admit(
+        types.JSONRPCNotification(jsonrpc="2.0", method="notifications/cancelled", params=cancelled), 100
+    )
     assert len(asked) == 0
 
 
 def test_the_number_of_requests_is_bounded() -> None:
-    asked = InFlight()
+    asked = InFlight(in_flight_room())
     for number in range(MAX_IN_FLIGHT):
-        asked.admit(request(number))
+        asked.admit(request(number), 100)
     with pytest.raises(BadMessageError) as raised:
-        asked.admit(request(MAX_IN_FLIGHT))
+        asked.admit(request(MAX_IN_FLIGHT), 100)
     assert raised.value.answer.error.code == TOO_MANY
-    asked.admit(types.JSONRPCNotification(jsonrpc="2.0", method="notifications/initialized"))
+    asked.admit(types.JSONRPCNotification(jsonrpc="2.0", method="notifications/initialized"), 100)
 
 
 def test_a_refused_request_does_not_free_the_id_it_wanted() -> None:
-    asked = InFlight()
-    asked.admit(request(1))
+    asked = InFlight(in_flight_room())
+    asked.admit(request(1), 100)
     for _ in range(2):
         with pytest.raises(BadMessageError):
-            asked.admit(request(1))
+            asked.admit(request(1), 100)
+
+
+def test_what_requests_take_is_bounded_over_all_sessions_until_they_are_answered() -> None:
+    room = in_flight_room()
+    first, second = InFlight(room), InFlight(room)
+    first.admit(request(1), IN_FLIGHT_BYTES // 2)
+    with pytest.raises(BadMessageError, match="Too much is asked at once"):
+        second.admit(request(1), 100_000)
+    first.answered(types.JSONRPCResponse(jsonrpc="2.0", id=1, result={}))
+    second.admit(request(1), 100_000)
+    second.close()
+    assert room.total == 0
+
+
+def test_an_id_that_is_a_text_of_its_own_is_refused() -> None:
+    with pytest.raises(BadMessageError, match="its id is longer than"):
+        InFlight(in_flight_room()).admit(request("x" * 300), 400)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "number"),
+    [
+        (b'{"jsonrpc":"2.0","id":7,"method":"x', 7),
+        (b' { "id" : "a b" , "jsonrpc"', "a b"),
+        (b'{"jsonrpc":"2.0","method":"x","id":7', None),
+        (b'{"params":{"id":7', None),
+        (b"", None),
+    ],
+)
+def test_the_id_of_a_message_is_found_where_it_stands_first(beginning: bytes, number: object) -> None:
+    assert id_in(beginning) == number

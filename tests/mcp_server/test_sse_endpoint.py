@@ -12,7 +12,7 @@ from mcp import ClientSession
 from mcp.client.sse import sse_client
 
 from mcp_server import sse_endpoint
-from mcp_server.guard import BODY_LIMIT
+from mcp_server.admission import BODY_LIMIT
 from mcp_server.services import Transport
 from tests.mcp_server.samples import xid
 from tests.mcp_server.serving import Served
@@ -117,24 +117,27 @@ def test_foreign_pages_get_nothing(served: Served, method: str, path: str, heade
     assert sessions(served) == 0
 
 
-def test_the_number_of_sessions_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse_endpoint, "MAX_SESSIONS", 2)
-    with sse_session(served.port) as first, sse_session(served.port):
-        with Exchange(served.port, "GET", "/sse") as answer:
-            assert answer.json()["error"]["message"].startswith("Too many sessions")
-            assert answer.status == 503
-        first.tell({"jsonrpc": "2.0", "id": 1, "method": "ping"})
-        assert first.message()["id"] == 1
-    wait_for(lambda: sessions(served) == 0, "the sessions to be gone")
-    with sse_session(served.port):
-        assert sessions(served) == 1
+    monkeypatch.setattr(sse_endpoint, "SESSIONS_ALWAYS", 2)
+    with Served() as small:
+        with sse_session(small.port) as first, sse_session(small.port):
+            with Exchange(small.port, "GET", "/sse") as answer:
+                assert answer.json()["error"]["message"] == "Too many sessions"
+                assert answer.status == 503
+            first.tell({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+            assert first.message()["id"] == 1
+        wait_for(lambda: sessions(small) == 0, "the sessions to be gone")
+        with sse_session(small.port):
+            assert sessions(small) == 1
 
 
 def test_one_address_cannot_take_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse_endpoint, "MAX_ADDRESS_SESSIONS", 1)
+    monkeypatch.setattr(sse_endpoint, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(sse_endpoint, "SESSIONS_ALWAYS", 1)
     with Served() as small, sse_session(small.port):
         with Exchange(small.port, "GET", "/sse") as answer:
-            assert answer.json()["error"]["message"] == "Too many sessions: at most 1 from one address"
+            assert answer.json()["error"]["message"] == "Too many sessions"
             assert answer.status == 503
         with sse_session(small.port, source="127.0.0.2") as other:
             other.tell({"jsonrpc": "2.0", "id": 1, "method": "ping"})
