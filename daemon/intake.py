@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from daemon.event import Event, Kind
+from daemon.fault import Facts
+from daemon.own_events import Operation
 from daemon.pipeline import Pipeline, Snapshot
 from daemon.store import StateChange, Store
 from probes import procfs
@@ -24,6 +26,9 @@ from probes.kernel import Clock
 from probes.line import Batch, KernelLine, LostRecords, ResumePoint
 
 log = logging.getLogger(__name__)
+
+GPUS_KEY = "gpus"
+"""Name of the row of state that holds what is known of the GPUs, among those of open faults."""
 
 SAVE_RESUME_POINT_AFTER_S = 5.0
 """How long a resume point that only passed over noise may stay unwritten. A crash in that time
@@ -49,10 +54,21 @@ class Intake:
         self._tick: asyncio.TimerHandle | None = None
         self._tick_at = 0.0
         self._save: asyncio.TimerHandle | None = None
+        self._listeners: list[Callable[[Sequence[Event]], None]] = []
+
+    @property
+    def saved_gpus(self) -> str | None:
+        """What `save_gpus` was last given, by this process or an earlier one."""
+        return self._store.faults.get(GPUS_KEY)
+
+    def listen(self, heard: Callable[[Sequence[Event]], None]) -> None:
+        """Have events told as they are published, in order, in the event loop; `heard` must not block."""
+        self._listeners.append(heard)
 
     def start(self) -> None:
         """Go on where the last process stopped."""
-        saved = Snapshot(self._store.faults, self._store.context)
+        faults = {key: text for key, text in self._store.faults.items() if key != GPUS_KEY}
+        saved = Snapshot(faults, self._store.context)
         now_us = self._clock.monotonic_us()
         events = [*self._pipeline.restore(saved, boot_id=self._boot_id, now_us=now_us)]
         self._look_at_driver()
@@ -79,6 +95,20 @@ class Intake:
         """A probe stopped hearing, or hears again: an event."""
         now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
         self._keep(self._pipeline.probe_changed(health, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us))
+
+    def found_out(self, event_id: str, facts: Facts) -> None:
+        """Add what was found out about an event after it was published."""
+        self._keep(self._pipeline.found_out(event_id, facts, at_us=self._clock.monotonic_us()))
+
+    def operated(self, operation: Operation) -> None:
+        """Keep the record of what an operator tool did, or refused to do."""
+        now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
+        events = self._pipeline.operated(operation, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us)
+        self._keep(events)
+
+    def save_gpus(self, text: str) -> None:
+        """Write down what is known of the GPUs."""
+        self._store.put((), StateChange({GPUS_KEY: text}, frozenset(), None))
 
     def keep(self, events: Sequence[Event]) -> None:
         """Commit events made elsewhere, with what the pipeline has to write by now."""
@@ -126,6 +156,14 @@ class Intake:
         state = StateChange(changes.faults, changes.dropped, changes.context)
         self._store.put(events, state, self._resume)
         self._unsaved = False
+        if not events:
+            return
+        for heard in self._listeners:
+            try:
+                heard(events)
+            except Exception:  # the boundary: a listener must not cost what is heard next
+                self.failures += 1
+                log.exception("a listener failed")
 
     def _save_resume_point(self) -> None:
         self._save = None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.config import Config, Ebpf, GpuBackend, Mode, ProbeName
+from daemon.config import Config, Ebpf, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
@@ -29,7 +29,7 @@ class Unavailable:
     """A part that was asked for, or could be, and is not there."""
 
     part: str
-    """`ebpf`, `klog`, `nvml`, `gpu`, `operator`."""
+    """`ebpf`, `klog`, `nvml`."""
     reason: str
 
 
@@ -43,10 +43,6 @@ def unavailable(config: Config) -> tuple[Unavailable, ...]:
     ]
     if config.ebpf is not Ebpf.OFF:
         parts.append(Unavailable("ebpf", NOT_BUILT))
-    if config.gpu is not GpuBackend.OFF:
-        parts.append(Unavailable("gpu", NOT_BUILT))
-    if config.mode is Mode.OPERATOR:
-        parts.append(Unavailable("operator", NOT_BUILT))
     return tuple(parts)
 
 
@@ -66,8 +62,9 @@ class StatusReport:
         store: Store,
         health: Callable[[], Sequence[ProbeHealth]],
         clients: Callable[[], Mapping[str, int]],
+        gpus: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`clients` counts who is connected, by transport."""
+        """`clients` counts who is connected, by transport; `gpus` is the state of the readings."""
         self._config = config
         self._version = version
         self._address = address
@@ -78,6 +75,7 @@ class StatusReport:
         self._store = store
         self._health = health
         self._clients = clients
+        self._gpus = gpus
         self._started_us = clock.wall_us()
         self._started_monotonic_us = clock.monotonic_us()
 
@@ -97,6 +95,7 @@ class StatusReport:
             "drills_allowed": self._config.allow_drills,
             "driver_version": pipeline.driver_version,
             "probes": [dataclasses.asdict(probe) for probe in self._health()],
+            "gpu": dict(self._gpus()),
             "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],
             "journal": {
                 "path": str(self._config.state_dir / FILE_NAME),

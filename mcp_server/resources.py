@@ -1,7 +1,7 @@
 """The resources of this server: what there is, and what each one holds, all as JSON.
 
-Lists name what can be read now: the stream, its incidents, the state of the node, the events of
-every GPU that is known. Single events, incidents and codes are reached through their templates. An
+Lists name what can be read now: the stream, its incidents, the state of the node, the GPUs, the
+events of every GPU that is known. Single events, incidents and codes are reached through their templates. An
 unknown URI is the protocol's error; a resource that has no events yet is an empty page.
 """
 
@@ -18,6 +18,7 @@ from daemon.explanation import entry_json, entry_of
 from daemon.filter import EventFilter, uuid_key
 from daemon.page import DEFAULT_LIMIT
 from mcp_server.addresses import Address, Place, parse, uri_of_gpu_events
+from mcp_server.gpu_resources import HEALTH_TEMPLATE, GpuResources
 from mcp_server.refusals import cannot_now, check_list_cursor, no_resource
 from mcp_server.services import Services
 from mcp_server.tools import Context
@@ -31,6 +32,7 @@ class Resources:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._gpus = GpuResources(services)
 
     async def list(
         self, context: Context, params: types.PaginatedRequestParams | None
@@ -38,7 +40,9 @@ class Resources:
         """What can be read without knowing a name."""
         check_list_cursor(params)
         gpus = [_gpu_resource(gpu.uuid, gpu) for gpu in self._services.gpus() if gpu.uuid is not None]
-        return types.ListResourcesResult(resources=[_EVENTS, _INCIDENTS, _STATUS, *gpus])
+        return types.ListResourcesResult(
+            resources=[_EVENTS, _INCIDENTS, _STATUS, *self._gpus.listed(), *gpus]
+        )
 
     async def templates(
         self, context: Context, params: types.PaginatedRequestParams | None
@@ -66,12 +70,14 @@ class Resources:
         """Whether there is such a resource now. Raises UserError when the journal is needed and cannot be
         read."""
         match address.place:
-            case Place.EVENTS | Place.INCIDENTS | Place.STATUS:
+            case Place.EVENTS | Place.INCIDENTS | Place.STATUS | Place.INVENTORY:
                 return True
             case Place.EVENT | Place.INCIDENT:
                 return await self._item(address) is not None
             case Place.GPU_EVENTS:
                 return await self._is_gpu(address)
+            case Place.GPU_HEALTH:
+                return await self._gpus.exists(address.key)
             case Place.CODE:
                 return self._entry(address.key) is not None
 
@@ -89,6 +95,8 @@ class Resources:
             case Place.CODE:
                 entry = self._entry(address.key)
                 return None if entry is None else json.dumps(entry_json(entry))
+            case Place.INVENTORY | Place.GPU_HEALTH:
+                return await self._gpus.text(address)
             case Place.STATUS:
                 return json.dumps(services.status())
 
@@ -183,4 +191,5 @@ _TEMPLATES = (
         description="The newest 100 events of a GPU by its UUID, oldest first.",
         mime_type=JSON,
     ),
+    HEALTH_TEMPLATE,
 )

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from daemon.event import Gpu
+from daemon.event import Event, Gpu
+from daemon.gpu.off import OffSource
+from daemon.gpu.process import ProcessReader
+from daemon.gpu.watch import GpuWatch
 from daemon.stream import EventStream
+from probes.errors import UserError
 from probes.health import ProbeHealth
 
 
@@ -60,6 +65,16 @@ class Counters:
     """Fault lines of userspace origin that were not drills, or came while drills were not allowed."""
 
 
+def unwatched() -> GpuWatch:
+    """A watch that looks at no GPU, for a process that has no source of readings."""
+
+    async def recent_events() -> Sequence[Event]:
+        raise UserError("this process does not look at GPUs")
+
+    source = OffSource("this process does not look at GPUs", "ask the daemon: xidwatch serve")
+    return GpuWatch(source, recent_events=recent_events, wall_us=lambda: time.time_ns() // 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The inside of the daemon, as far as clients may see it."""
@@ -79,6 +94,10 @@ class Services:
     """GPUs that the log or /proc have named, whether or not they ever had an event."""
     allowed_hosts: frozenset[str] = frozenset()
     """Further host names under which the daemon may be addressed, without port."""
+    watch: GpuWatch = field(default_factory=unwatched)
+    """What is known of the GPUs beyond the log."""
+    processes: ProcessReader = field(default_factory=ProcessReader)
+    """Who is behind a pid."""
     clients: Clients = field(default_factory=Clients)
     note: str | None = None
     """What assistants have to know about this process before they trust it, for the instructions; None:

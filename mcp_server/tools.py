@@ -40,14 +40,17 @@ def read_only() -> types.ToolAnnotations:
 class Caller:
     """The other end of one call."""
 
-    def __init__(self, context: Context) -> None:
-        self._session = context.session
+    def __init__(self, context: Context, params: types.CallToolRequestParams) -> None:
+        self.context = context
+        """The SDK's view of the call."""
+        self.params = params
+        """The call as it came, with replies to what an earlier answer asked for."""
         self.wants_progress = context.meta is not None and "progress_token" in context.meta
         """Whether the client asked to be told how far the call is."""
 
     async def report_progress(self, done: float, total: float, message: str) -> None:
         """Tell the client how far the call is. `done` has to grow from one report to the next."""
-        await self._session.report_progress(done, total, message)
+        await self.context.session.report_progress(done, total, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Tool(Generic[ArgumentsT]):
     description: str
     arguments: type[ArgumentsT]
     result: type[BaseModel]
-    run: Callable[[ArgumentsT, Caller], Awaitable[Answer]]
+    run: Callable[[ArgumentsT, Caller], Awaitable[Answer | types.InputRequiredResult]]
+    """Raises UserError. `InputRequiredResult` asks for something first; clients of 2026-07-28 know it."""
     annotations: types.ToolAnnotations = field(default_factory=read_only)
 
     def listed(self) -> types.Tool:
@@ -83,7 +87,9 @@ class Tool(Generic[ArgumentsT]):
             annotations=self.annotations,
         )
 
-    async def call(self, arguments: Mapping[str, object], caller: Caller) -> Answer:
+    async def call(
+        self, arguments: Mapping[str, object], caller: Caller
+    ) -> Answer | types.InputRequiredResult:
         """Check the arguments and run. Raises UserError."""
         try:
             checked = self.arguments.model_validate(arguments)
@@ -112,18 +118,22 @@ class Toolbox:
         """JSON schema of a tool's arguments; None for an unknown tool."""
         return self._schemas.get(name)
 
-    async def call(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call(
+        self, context: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult | types.InputRequiredResult:
         """Handler of tools/call."""
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(code=types.INVALID_PARAMS, message=f"Unknown tool {quoted(params.name)}")
         try:
-            answer = await tool.call(params.arguments or {}, Caller(context))
+            answer = await tool.call(params.arguments or {}, Caller(context, params))
         except UserError as error:
             return _failed(f"{error.message}. {error.hint}." if error.hint else f"{error.message}.")
         except Exception:  # the boundary: a bug in one tool must not end the session
             log.exception("tool %s failed", tool.name)
             return _failed("Internal error in xidwatch; its log has the details.")
+        if isinstance(answer, types.InputRequiredResult):
+            return answer
         return types.CallToolResult(
             content=[types.TextContent(type="text", text=answer.text)], structured_content=dict(answer.data)
         )

@@ -16,8 +16,10 @@ class CommandError(Exception):
 
 
 @contextmanager
-def output_of(arguments: Sequence[str], *, deadline_s: float) -> Iterator[IO[bytes]]:
-    """The program's standard output, to be read within the block.
+def output_of(
+    arguments: Sequence[str], *, deadline_s: float, with_errors: bool = False
+) -> Iterator[IO[bytes]]:
+    """The program's standard output, with `with_errors` its standard error too, to be read within the block.
 
     At the deadline the program and what it started are killed. Raises CommandError, at the end of the
     block where the program failed after what it wrote.
@@ -28,7 +30,7 @@ def output_of(arguments: Sequence[str], *, deadline_s: float) -> Iterator[IO[byt
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if with_errors else subprocess.DEVNULL,
             env={**os.environ, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
             start_new_session=True,
         )

@@ -35,6 +35,7 @@ from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg import KmsgProbe
 from xidwatch import logs
+from xidwatch.gpu_side import GpuSide
 from xidwatch.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         def health() -> Sequence[ProbeHealth]:
             return [probe.health()]
 
+        gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
+        stack.push_async_callback(gpu_side.close)
+        gpu_side.start()
         intake.start()
         stack.callback(intake.close)
         probe.start()
@@ -87,10 +91,13 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
                 store=store,
                 health=health,
                 clients=clients.by_name,
+                gpus=gpu_side.status,
             ),
             health=health,
             clients=clients,
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
+            watch=gpu_side.watch,
+            processes=gpu_side.processes,
             note=_note(probe.health(), journal),
         )
         log.info("no daemon runs here; serving this host alone")

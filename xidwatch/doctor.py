@@ -19,10 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from daemon.config import Address, Config, Ebpf, GpuBackend
+from daemon.config import Address, Config, Ebpf
+from daemon.gpu import check as gpu_check
 from probes import kernel, procfs
 from probes.health import Check, Verdict
 from probes.kmsg_access import open_log, refusal
+from xidwatch.gpu_source import source_of
 from xidwatch.terminal import Style, columns, for_stream
 
 CANNOT_HEAR = 1
@@ -60,7 +62,7 @@ def checks(config: Config) -> list[Check]:
         check_listen(config.listen),
         check_python(),
         check_ebpf(config.ebpf),
-        check_gpu(config.gpu),
+        gpu_check.check(source_of(config)),
     ]
 
 
@@ -217,13 +219,6 @@ def check_ebpf(setting: Ebpf) -> Check:
     verdict = Verdict.FAIL if setting is Ebpf.REQUIRED else Verdict.OFF
     hint = "leave out --ebpf required" if verdict is Verdict.FAIL else None
     return Check("ebpf", verdict, "not part of this version", hint)
-
-
-def check_gpu(setting: GpuBackend) -> Check:
-    """Readings of GPUs, when asked for or not."""
-    if setting is GpuBackend.OFF:
-        return Check("gpu", Verdict.OFF, "switched off")
-    return Check("gpu", Verdict.OFF, "readings through NVML are not part of this version")
 
 
 def _table(found: Sequence[Check], hears: bool, style: Style) -> list[str]:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import NoReturn
 
 from daemon import last_boot
-from daemon.config import Address, Config, Ebpf, ProbeName
+from daemon.config import Address, Config, Ebpf, Mode, ProbeName
 from daemon.intake import Intake
 from daemon.lock import StateLock
 from daemon.pipeline import Pipeline
@@ -27,6 +27,7 @@ from daemon.store import Retention, Store
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
+from mcp_server.operator_tools import operator_tools
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.unix_socket import unix_socket
@@ -35,6 +36,7 @@ from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg import KmsgProbe
 from xidwatch import logs
+from xidwatch.gpu_side import GpuSide
 from xidwatch.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,8 @@ async def _serve(config: Config) -> None:
         probe = KmsgProbe(config.kmsg, intake.take, resume=store.resume, on_change=intake.probe_changed)
         address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
         clients = Clients()
+        gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
+        stack.push_async_callback(gpu_side.close)
 
         def health() -> Sequence[ProbeHealth]:
             return [probe.health()]
@@ -129,14 +133,28 @@ async def _serve(config: Config) -> None:
                 store=store,
                 health=health,
                 clients=clients.by_name,
+                gpus=gpu_side.status,
             ),
             health=health,
             clients=clients,
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
             gpus=lambda: pipeline.gpus,
+            watch=gpu_side.watch,
+            processes=gpu_side.processes,
         )
-        server = build_server(services)
-        servers = {None: server, Channel.CLAUDE: build_server(services, channel=True)}
+        operator = (
+            operator_tools(
+                gpu_side.watch,
+                gpu_side.audit,
+                node=config.node_name,
+                driver=gpu_side.driver,
+                reader=gpu_side.processes,
+            )
+            if config.mode is Mode.OPERATOR
+            else ()
+        )
+        server = build_server(services, operator=operator)
+        servers = {None: server, Channel.CLAUDE: build_server(services, channel=True, operator=operator)}
         app = build_app(services, server)
         stop_listening = await stack.enter_async_context(
             unix_socket(config.socket, services, servers.__getitem__)
@@ -148,6 +166,7 @@ async def _serve(config: Config) -> None:
 
         listener = Listener(app, bound, on_stop=let_everybody_go)
         resume = store.resume
+        gpu_side.start()
         intake.start()
         stack.callback(intake.close)
         reading_on = asyncio.create_task(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def render(state: Mapping[str, Any], style: Style) -> list[str]:
         [bold("driver"), _text(state["driver_version"] or "not known yet")],
         [bold("mode"), _mode(state, style)],
         *[[bold("probe"), _probe(probe, style)] for probe in state["probes"]],
+        *[[bold("gpu"), line] for line in _gpus(state["gpu"], style)],
         *[[bold("absent"), style.dim(_absent(part))] for part in state["unavailable"]],
         [bold("journal"), _journal(state["journal"], style)],
         [bold("events"), kept],
@@ -80,6 +81,17 @@ def _probe(probe: Mapping[str, Any], style: Style) -> str:
         return f"{name} {style.green('hears')}{style.dim(f' ({counts})') if counts else ''}"
     hint = f" ({_text(probe['hint'])})" if probe["hint"] else ""
     return f"{name} {style.red('does not hear')}: {_text(probe['reason'] or 'no reason given')}{hint}"
+
+
+def _gpus(gpu: Mapping[str, Any], style: Style) -> Iterator[str]:
+    """Where readings come from, and each GPU that is lost or left alone."""
+    source = _text(gpu["source"]).replace("_", " ")
+    reason = f": {_text(gpu['reason'])}" if gpu["reason"] else ""
+    yield f"{style.yellow('mock') if gpu['mock'] else source}{reason}; {gpu['expected']} known"
+    for lost in gpu["lost"]:
+        yield f"{_text(lost['pci'])} {style.red(_text(lost['presence']))} since {_text(lost['since'])}"
+    for hung in gpu["hung"]:
+        yield f"{_text(hung['pci'])} {style.red(_text(hung['trouble']))} in {_text(hung['call'])}"
 
 
 def _absent(part: Mapping[str, Any]) -> str:

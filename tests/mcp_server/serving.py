@@ -11,6 +11,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from types import TracebackType
 from typing import Any
 
 from daemon.event import Event, Gpu, Item
+from daemon.gpu.off import OffSource
+from daemon.gpu.source import GpuSource
+from daemon.gpu.watch import GpuWatch
 from daemon.ring import Ring
 from daemon.store import Store
 from daemon.stream import EventStream
@@ -46,13 +50,16 @@ class Served:
         listen_host: str = "127.0.0.1",
         idle_s: float = 15.0,
         state_dir: Path | None = None,
+        gpus_of: GpuSource | None = None,
     ) -> None:
+        """`gpus_of` reads the GPUs; without it nobody looks at any."""
         self.health: Sequence[ProbeHealth] = (HEARING,)
         self.gpus: Sequence[Gpu] = ()
         self.socket_path = socket_path
         self._listen_host = listen_host
         self._idle_s = idle_s
         self._state_dir = state_dir
+        self._gpus_of = gpus_of or OffSource("no test asked for GPUs")
         self._store: Store | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
@@ -95,6 +102,9 @@ class Served:
             health=lambda: self.health,
             counters=lambda: Counters(forged_lines=2),
             gpus=lambda: self.gpus,
+            watch=GpuWatch(
+                self._gpus_of, recent_events=self._recent_events, wall_us=lambda: time.time_ns() // 1000
+            ),
         )
         try:
             async with AsyncExitStack() as stack:
@@ -115,6 +125,9 @@ class Served:
             self.failure = failure
             self._up.set()
 
+    async def _recent_events(self) -> Sequence[Event]:
+        return [item.event for item in (await self.stream.page(None, 1000)).items]
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -124,6 +137,7 @@ class Served:
         committing)."""
 
         async def put() -> int:
+            self.services.watch.heard(events)
             if self._store is not None:
                 self._store.put(events)
                 return 0

@@ -66,6 +66,11 @@ def test_the_tools_are_described(served: Served, era: str) -> None:
         "explain_xid",
         "get_daemon_status",
         "get_incident_report",
+        "describe_gpu_node",
+        "get_gpu_health",
+        "get_gpu_inventory",
+        "get_gpu_processes",
+        "get_nvlink_topology",
     }
     for tool in tools.values():
         assert tool.annotations.read_only_hint is True

@@ -13,6 +13,7 @@ from mcp_types import PromptReference, TextContent
 from daemon.catalog import page
 from daemon.code_pages import blocks
 from daemon.event import Kind
+from tests.mcp_server.gpu_fleet import gpu_fleet
 from tests.mcp_server.incident_samples import memory_error
 from tests.mcp_server.mcp_wire import RefusedError, ask_modern, old_session
 from tests.mcp_server.samples import GPU_UUID, xid
@@ -78,6 +79,22 @@ def test_the_health_check_and_the_diagnosis_hold_what_the_analysis_says_now(serv
     for name in NAMES[:2]:
         assert "1 open incident on gpu-17 since " in text_of(served, name)
     assert "No errors of severity warning" in text_of(served, NAMES[0], gpu="0000:ff:00")
+
+
+def test_the_health_check_holds_the_verdict_on_the_gpus_now() -> None:
+    with gpu_fleet() as fleet:
+        text = text_of(fleet.served, NAMES[0], gpu="4")
+        assert "get_gpu_health with gpu='4'" in text
+        assert "MOCK: these GPUs are invented" in text
+        assert f"GPU 4 {fleet.board(4).pci} {fleet.board(4).uuid}: DEGRADED" in text
+        assert "No errors of severity warning" in text
+        assert "The GPU could not be asked: no GPU of this node is '0000:ff:00'" in text_of(
+            fleet.served, NAMES[0], gpu="0000:ff:00"
+        )
+
+
+def test_a_gpu_that_nobody_can_look_at_is_no_reason_to_refuse_the_health_check(served: Served) -> None:
+    assert "COULD NOT LOOK at the GPUs: no test asked for GPUs." in text_of(served, NAMES[0])
 
 
 def test_the_triage_holds_the_report_of_the_incident(served: Served) -> None:

@@ -62,6 +62,7 @@ def test_the_resources_that_need_no_name_are_listed(served: Served, era: str) ->
         "xid://events",
         "xid://incidents",
         "node://status",
+        "gpu://inventory",
         f"gpu://{IDLE_GPU.uuid}/events",
     ]
     assert all(each.mime_type == "application/json" and each.description and each.title for each in listed)
@@ -74,6 +75,7 @@ def test_the_templates_are_listed(served: Served, era: str) -> None:
         "xid://incidents/{id}",
         "xid://catalog/{code}",
         "gpu://{uuid}/events",
+        "gpu://{uuid}/health",
     ]
 
 
@@ -129,7 +131,7 @@ UNKNOWN = [
     "xid://incidents/inc_none",
     "xid://incidents/ev_79_1",
     "xid://incidents/",
-    "gpu://inventory",
+    "gpu://inventory/",
     "file:///etc/passwd",
     "",
     "xid://events\n",

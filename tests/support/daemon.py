@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,16 @@ class Daemon:
     """One daemon on a state directory of its own. It can be killed and started again on the same state."""
 
     def __init__(
-        self, directory: Path, *, kmsg: Path, flags: Sequence[str] = (), wrapper: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        kmsg: Path,
+        flags: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`wrapper`: a command that runs another one in its own place, such as setpriv."""
+        """`wrapper`: a command that runs another one in its own place, such as setpriv. `environ`: variables
+        beside this process's own."""
         self.state_dir = directory / "state"
         self.socket = directory / "s"  # short: a socket path is limited to 107 bytes
         self.log = directory / "stderr.log"
@@ -45,6 +52,7 @@ class Daemon:
         self._kmsg = kmsg
         self._flags = tuple(flags)
         self._wrapper = tuple(wrapper)
+        self._environ = dict(environ or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -74,7 +82,12 @@ class Daemon:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=clean_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=clean_environment() | self._environ,
             )
 
     def _ready(self) -> bool:

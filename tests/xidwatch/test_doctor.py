@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Address, Config, Ebpf, GpuBackend
+from daemon.config import Address, Config, Ebpf
 from probes import kernel
 from probes.errors import UserError
 from probes.health import Check, Verdict
@@ -198,4 +198,3 @@ def test_parts_of_later_versions_are_off_unless_required(config: Config) -> None
     assert (found["ebpf"], found["gpu"], found["klogctl"]) == (Verdict.OFF, Verdict.OFF, Verdict.OFF)
     assert doctor.check_ebpf(Ebpf.REQUIRED).verdict is Verdict.FAIL
     assert doctor.check_ebpf(Ebpf.OFF).finding == "switched off"
-    assert doctor.check_gpu(GpuBackend.OFF).finding == "switched off"

@@ -40,6 +40,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "drills_allowed": False,
         "driver_version": None,
         "probes": [probe],
+        "gpu": gpu(),
         "unavailable": [{"part": "ebpf", "reason": "not part of this version"}],
         "journal": journal,
         "newest_cursor": 0,
@@ -48,6 +49,12 @@ def state(**changes: Any) -> dict[str, Any]:
         "counters": {"lines": 5, "forged": 0},
         **changes,
     }
+
+
+def gpu(**changes: Any) -> dict[str, Any]:
+    """Readings of eight GPUs that all answer."""
+    well = {"source": "ok", "reason": None, "mock": False, "expected": 8, "lost": [], "hung": []}
+    return well | changes
 
 
 def deaf(**changes: Any) -> dict[str, Any]:
@@ -68,6 +75,17 @@ def test_it_shows_what_hears_what_is_kept_and_where_to_connect() -> None:
     ):
         assert part in text
     assert "forged" not in text
+
+
+def test_it_names_gpus_that_are_lost_or_hang_and_why_nothing_can_be_read() -> None:
+    lost = {"pci": "0000:91:00.0", "presence": "lost", "since": "2026-11-22T11:20:06Z"}
+    hung = {"pci": "0000:92:00.0", "trouble": "hung", "call": "nvmlDeviceGetTemperature"}
+    text = "\n".join(render(state(gpu=gpu(lost=[lost], hung=[hung])), PLAIN))
+    assert "ok; 8 known" in text
+    assert "0000:91:00.0 lost since 2026-11-22T11:20:06Z" in text
+    assert "0000:92:00.0 hung in nvmlDeviceGetTemperature" in text
+    text = "\n".join(render(state(gpu=gpu(source="no_driver", reason="not loaded", expected=0)), PLAIN))
+    assert "no driver: not loaded; 0 known" in text
 
 
 def test_a_probe_that_does_not_hear_says_why_and_what_to_do() -> None:

@@ -1,0 +1,1 @@
+"""What changes the node: ending a process that uses a GPU, resetting a GPU. Planned, confirmed, recorded."""

@@ -1,0 +1,57 @@
+"""The record that an act on the node leaves: what was begun, how it ended, and what was refused or declined.
+
+One entry when an act begins and one when it ends, so that an act whose end nobody saw is on record
+too. Answers that only show a plan leave none: nothing was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class OperatorAction(StrEnum):
+    """What can be done to the node, named as the tools are."""
+
+    KILL_GPU_PROCESS = "kill_gpu_process"
+    RESET_GPU = "reset_gpu"
+
+
+class Outcome(StrEnum):
+    """What an entry says of an act."""
+
+    BEGUN = "begun"
+    """It was confirmed and checked again, and is being done; another entry follows."""
+    DONE = "done"
+    """It had the effect it was meant to have."""
+    FAILED = "failed"
+    """It was done, and did not have that effect; or nobody saw its end."""
+    REFUSED = "refused"
+    """It was confirmed, and nothing was done: the sentence says why."""
+    DECLINED = "declined"
+    """The person who was asked did not say yes. Nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One record; a value. Who receives it stamps the time."""
+
+    action: OperatorAction
+    outcome: Outcome
+    sentence: str
+    """For a person, with its full stop. Names of processes in it are cleaned and quoted."""
+    gpu: str | None = None
+    """PCI address; of several the first, and `detail` has all."""
+    pid: int | None = None
+    """In the host's pid namespace."""
+    process_name: str | None = None
+    """Command name, cleaned: chosen by the process itself, not to be trusted."""
+    asked_by: str | None = None
+    """Who asked, as far as known: name and version that the client gives itself, and where it is."""
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """JSON: the plan, and what came of it."""
+
+
+Audit = Callable[[AuditEntry], None]
+"""Takes a record, in the event loop: it must not block. When it raises for `BEGUN`, nothing is done."""

@@ -1,0 +1,189 @@
+"""`get_gpu_inventory`: which GPUs this node has, and what each is doing now.
+
+Identity and the few readings that people ask for with it (memory, temperature, power, utilisation) are
+read at the same time, so that one GPU that hangs costs one deadline. A GPU that is expected and lost is in
+the inventory as lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from daemon.gpu.readings import Health, Identity, MigLayout
+from daemon.gpu.watch import GpuLook, NodeLook
+from mcp_server.gpu_looks import (
+    GpuAsking,
+    MigNamed,
+    about,
+    filled,
+    is_full,
+    notices,
+    picked,
+    unread_of,
+    whole,
+)
+from mcp_server.gpu_words import amount, fitting, label, memory_of, models, no_answer, of
+from mcp_server.services import Services
+from mcp_server.tools import Answer, Caller, Tool
+from mcp_server.wire_gpu import GetGpuInventory, InventoryOut
+
+TEXT_TOKENS: Final = 1_500
+"""What the text may cost its reader, by the estimate of `mcp_server.quote.tokens`."""
+
+_SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "memory": ("total_bytes", "used_bytes"),
+    "temperature": ("gpu_c",),
+    "power": ("draw_w", "limit_w"),
+    "utilization": ("gpu_percent",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """Both looks of one question."""
+
+    identities: NodeLook
+    health: Mapping[str, Health | None]
+    """By PCI address; None: not read."""
+    instances: tuple[MigNamed, ...]
+
+
+class GpuInventoryTool:
+    """The tool."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._asking = GpuAsking(services)
+
+    def tool(self) -> Tool[GetGpuInventory]:
+        """Ready for a toolbox."""
+        return Tool(
+            name="get_gpu_inventory",
+            title="GPUs of this node",
+            description=(
+                "Which GPUs this node has: index, UUID, PCI address, name, MIG instances, with memory, "
+                "temperature, power and utilization now. GPUs that are lost or do not answer are in it, with "
+                "the reason. detail=full adds serial and part numbers, firmware, clocks, the MIG layout."
+            ),
+            arguments=GetGpuInventory,
+            result=InventoryOut,
+            run=self._run,
+        )
+
+    async def _run(self, asked: GetGpuInventory, caller: Caller) -> Answer:
+        looked = await self._look(asked)
+        return Answer("\n".join(self._text(looked)), self._data(looked, asked))
+
+    async def data(self, asked: GetGpuInventory) -> dict[str, Any]:
+        """The structured content alone. Raises UserError as the tool does."""
+        return self._data(await self._look(asked), asked)
+
+    async def _look(self, asked: GetGpuInventory) -> _Looked:
+        watch, instances = self._services.watch, await self._asking.instances(asked.gpu)
+        identities, health = await asyncio.gather(
+            self._asking.ask(watch.inventory, asked.gpu), self._asking.ask(watch.health, asked.gpu)
+        )
+        return _Looked(identities, {gpu.pci: gpu.reading.health for gpu in health.gpus}, instances)
+
+    def _data(self, looked: _Looked, asked: GetGpuInventory) -> dict[str, Any]:
+        known = [gpu.identity for gpu in looked.identities.gpus if gpu.identity is not None]
+        cuda = next((one.cuda_version for one in known if one.cuda_version is not None), None)
+        return {
+            **self._asking.opening(looked.identities, asked, looked.instances),
+            "driver_version": self._driver_version(looked),
+            "cuda_version": cuda,
+            "gpus": [
+                _gpu(gpu, looked.health.get(gpu.pci), full=is_full(asked)) for gpu in looked.identities.gpus
+            ],
+        }
+
+    def _driver_version(self, looked: _Looked) -> str | None:
+        known = (gpu.reading.identity for gpu in looked.identities.gpus)
+        versions = (one.driver_version for one in known if one is not None)
+        return next((version for version in versions if version is not None), self._services.driver_version())
+
+    def _text(self, looked: _Looked) -> Iterator[str]:
+        gpus = looked.identities.gpus
+        yield from notices(looked.identities, looked.instances)
+        if not gpus:
+            yield f"No GPU of {self._services.node} is known."
+            return
+        driver = self._driver_version(looked) or "unknown"
+        yield f"{len(gpus)} GPUs on {self._services.node}: {models(gpus)}; driver {driver}."
+        paragraphs = [_paragraph(gpu, looked.health.get(gpu.pci)) for gpu in gpus]
+        yield from fitting(paragraphs, TEXT_TOKENS, "{} more: see the structured content.")
+
+
+def _gpu(gpu: GpuLook, health: Health | None, *, full: bool) -> dict[str, Any]:
+    identity = gpu.reading.identity
+    readings = picked(health, _SHOWN)
+    if full and health is not None:
+        readings = {section: whole(getattr(health, section)) for section in _SHOWN}
+    return {
+        **about(gpu, full=full),
+        **readings,
+        "mig": _mig(identity, full=full),
+        **({"identity": whole(identity, without=("mig",))} if full else {}),
+        **filled({"unread": _unread(health) if full else unread_of(health, _SHOWN)}),
+    }
+
+
+def _unread(health: Health | None) -> dict[str, str]:
+    """Reasons for everything in the sections that are shown."""
+    if health is None:
+        return {}
+    return {path: why for path, why in health.unread.items() if path.partition(".")[0] in _SHOWN}
+
+
+def _mig(identity: Identity | None, *, full: bool) -> dict[str, Any] | None:
+    layout = identity.mig if identity is not None else None
+    if layout is None:
+        return None
+    brief: dict[str, Any] = {"enabled": layout.enabled}
+    if layout.enabled is not False:
+        brief |= {"instances": _instances(layout)}
+    return {**brief, **(whole(layout) or {})} if full else brief
+
+
+def _instances(layout: MigLayout) -> list[dict[str, Any]] | None:
+    if layout.gpu_instances is None:
+        return None
+    return [
+        {
+            "uuid": compute.uuid,
+            "gi": part.id,
+            "ci": compute.id,
+            "profile": part.profile,
+            "memory_total_bytes": part.memory_total_bytes,
+        }
+        for part in layout.gpu_instances
+        for compute in part.compute_instances
+    ]
+
+
+def _paragraph(gpu: GpuLook, health: Health | None) -> str:
+    if (why := no_answer(gpu)) is not None:
+        return f"- {label(gpu)}: {why}."
+    if health is None:
+        return f"- {label(gpu)}: memory, temperature, power and utilization unknown: they were not read."
+    memory, power = health.memory, health.power
+    busy = amount(health.utilization.gpu_percent, "%")
+    text = (
+        f"- {label(gpu)}: {memory_of(memory)} used, {amount(health.temperature.gpu_c, '°C')}, "
+        f"{of(power.draw_w, power.limit_w, 'W')}, utilization {busy}."
+    )
+    layout = gpu.reading.identity.mig if gpu.reading.identity is not None else None
+    return "\n".join([text, *_mig_lines(layout)])
+
+
+def _mig_lines(layout: MigLayout | None) -> Iterator[str]:
+    if layout is None or not layout.enabled:
+        return
+    instances = _instances(layout)
+    if not instances:
+        yield f"  MIG is on; its instances are {'unknown' if instances is None else 'none'}."
+    for each in instances or ():
+        yield f"  {each['uuid']}: {each['profile']}, gi={each['gi']} ci={each['ci']}."

@@ -1,0 +1,179 @@
+"""The daemon and its GPUs: the real worker and nvidia-ml-py over the fake library, seen by a client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.gpu.process import sees_host_pids
+from tests.mcp_server.serving import SseReader
+from tests.support import fake_nvml
+from tests.support.daemon import Daemon
+from tests.support.fake_nvml import Scenario, pci, uuid
+from tests.support.kernel_log import FakeKernelLog
+from tests.support.tool_calls import call
+from tests.support.waiting import wait_for
+
+GPU = 3
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_nvml.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, library: Path) -> Scenario:
+    return Scenario(tmp_path, library)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, kernel_log: FakeKernelLog, fleet: Scenario) -> Iterator[Daemon]:
+    """A running daemon with eight fake GPUs."""
+    running = Daemon(tmp_path, kmsg=kernel_log.path, environ=fleet.environment())
+    try:
+        yield running.start()
+    finally:
+        running.stop()
+    assert "Traceback" not in running.log.read_text()
+
+
+def xid(code: int, rest: str, gpu: int = GPU) -> str:
+    return f"NVRM: Xid (PCI:{pci(gpu)[:-2]}): {code}, {rest}"
+
+
+def ask(daemon: Daemon, tool: str, **arguments: Any) -> dict[str, Any]:
+    result = call(daemon.url, tool, **arguments)
+    assert not result.is_error, result.content
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+def newest(daemon: Daemon, code: int) -> dict[str, Any]:
+    """The newest event of this code; {} while there is none."""
+    found = [event for event in daemon.events() if (event["kind"], event["code"]) == ("xid", code)]
+    return found[-1] if found else {}
+
+
+def test_a_critical_event_learns_which_gpu_it_is_about_and_how_that_is(
+    daemon: Daemon, kernel_log: FakeKernelLog
+) -> None:
+    kernel_log.write(xid(48, "pid=446, name=train, DBE (double bit error)"))
+    wait_for(lambda: newest(daemon, 48).get("telemetry"), "the readings to be part of the event")
+    wait_for(lambda: newest(daemon, 48)["gpu"]["index"] is not None, "the GPU to be known")
+    event = newest(daemon, 48)
+    assert (event["gpu"]["index"], event["gpu"]["uuid"]) == (GPU, uuid(GPU))
+    assert event["gpu"]["name"] == "NVIDIA H200"
+    assert event["telemetry"]["readings"]["temperature_gpu_c"] == 36
+    assert event["telemetry"]["readings"]["row_remap_pending"] is False
+    kernel_log.write(xid(31, "pid=9, name=a, MMU Fault: ENGINE GRAPHICS"))
+    wait_for(lambda: newest(daemon, 31), "the next event")
+    assert newest(daemon, 31)["gpu"]["index"] == GPU  # known from the start now
+    assert newest(daemon, 31)["telemetry"] is None
+
+
+def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    kernel_log.write(xid(79, "pid='<unknown>', name=<unknown>, GPU has fallen off the bus."))
+    wait_for(lambda: newest(daemon, 79).get("telemetry"), "the event to say that nothing was read")
+    assert "may hang" in newest(daemon, 79)["telemetry"]["unavailable"]
+    assert [gpu for _, _, gpu in fleet.calls()] == []
+
+
+@pytest.mark.skipif(not sees_host_pids(), reason="this machine's pids are not those of the host")
+def test_a_process_that_lives_is_named(daemon: Daemon, kernel_log: FakeKernelLog) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()", "--secret"], stdin=subprocess.PIPE) as program:
+        kernel_log.write(xid(31, f"pid={program.pid}, name=python3, MMU Fault: ENGINE GRAPHICS"))
+        wait_for(lambda: newest(daemon, 31)["process"]["command_line"], "the process to be looked up")
+        process = newest(daemon, 31)["process"]
+        program.communicate(b"\n")
+    assert process["command_line"].endswith("-c input() --secret")
+    assert process["user"] == "root" if os.geteuid() == 0 else process["user"]
+    assert process["started"].startswith("20")
+
+
+def test_a_hung_gpu_is_a_finding_and_everything_else_goes_on(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    ask(daemon, "get_gpu_inventory")
+    fleet.hangs(gpu=GPU)
+    with closing(_events(daemon)) as reader:
+        asking = subprocess.Popen(
+            [sys.executable, "-c", _ASK, daemon.url], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        answered = 0
+        while asking.poll() is None:
+            assert daemon.get("/healthz")[0] == 200
+            kernel_log.write(xid(31, f"pid={1000 + answered}, name=a, MMU Fault: ENGINE GRAPHICS", gpu=1))
+            answered += 1
+            assert reader.frame()["data"]
+        out, _ = asking.communicate()
+    text = out.decode()
+    assert "nvml_hung" in text
+    assert text.count("'state': 'healthy'") >= 6
+    assert answered > 3
+    health = ask(daemon, "get_gpu_health")
+    states = [gpu["state"] for gpu in health["gpus"]]
+    assert states.count("unhealthy") == 1
+    assert len(states) == 8
+
+
+_ASK = """
+import asyncio, sys
+from mcp import Client
+async def main():
+    async with Client(sys.argv[1] + "/mcp", mode="legacy") as client:
+        print((await client.call_tool("get_gpu_health", {})).structured_content)
+asyncio.run(main())
+"""
+
+
+def _events(daemon: Daemon) -> _Reader:
+    connection = socket.create_connection(("127.0.0.1", daemon.port), timeout=30)
+    connection.sendall(f"GET /events HTTP/1.1\r\nHost: 127.0.0.1:{daemon.port}\r\n\r\n".encode())
+    return _Reader(connection)
+
+
+class _Reader(SseReader):
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self._connection = connection
+
+    def close(self) -> None:
+        self._lines.close()
+        self._connection.close()
+
+
+def test_a_lost_gpu_is_missed_over_a_restart_until_the_driver_is_back(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    assert ask(daemon, "get_gpu_health")["state"] == "healthy"
+    kernel_log.write(xid(79, "pid='<unknown>', name=<unknown>, GPU has fallen off the bus."))
+    wait_for(lambda: newest(daemon, 79), "the event")
+    fleet.present([gpu for gpu in range(8) if gpu != GPU])
+
+    def lost() -> dict[str, Any]:
+        gpus: list[dict[str, Any]] = ask(daemon, "get_gpu_health")["gpus"]
+        assert len(gpus) == 8
+        return next(gpu for gpu in gpus if gpu["pci"] == pci(GPU))
+
+    assert lost()["state"] == "unhealthy"
+    assert lost()["lost"]["since"] == newest(daemon, 79)["time"]
+    assert newest(daemon, 79)["id"] in [event["id"] for event in lost()["lost"]["last_events"]]
+    daemon.kill()
+    daemon.start()
+    assert lost()["state"] == "unhealthy"
+    assert ask(daemon, "describe_gpu_node")["state"] == "unhealthy"
+    fleet.present(range(8))
+    fleet.reloads(2)
+    kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
+    wait_for(lambda: lost()["state"] == "healthy", "the GPU to be found again")

@@ -1,0 +1,111 @@
+"""The GPU side of the process, put together: where readings come from, what is known, what is found out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from daemon.config import Config, GpuBackend
+from daemon.event import Event, Process
+from daemon.gpu.inquiry import Inquiry, gpus
+from daemon.gpu.nvml_source import NvmlSource
+from daemon.gpu.process import ProcessReader
+from daemon.gpu.readings import Identity
+from daemon.gpu.watch import GpuWatch
+from daemon.intake import Intake
+from daemon.operator.audit import AuditEntry, Outcome
+from daemon.own_events import Operation
+from daemon.pipeline import Pipeline
+from daemon.recent import of_last_hour
+from daemon.store import Store
+from probes.kernel import Clock
+from xidwatch.gpu_source import source_of
+
+log = logging.getLogger(__name__)
+
+
+class GpuSide:
+    """Belongs to the event loop. What it knows is kept in the journal, and taken up again at start."""
+
+    def __init__(
+        self, config: Config, *, pipeline: Pipeline, intake: Intake, store: Store, clock: Clock
+    ) -> None:
+        self._pipeline = pipeline
+        self._intake = intake
+        self.source = source_of(config)
+        self.processes = ProcessReader()
+
+        async def recent_events() -> Sequence[Event]:
+            return await of_last_hour(store.stream, clock.wall_us())
+
+        self.watch = GpuWatch(
+            self.source,
+            recent_events=recent_events,
+            wall_us=clock.wall_us,
+            learnt=self._learnt,
+            save=intake.save_gpus,
+        )
+        self._inquiry = Inquiry(
+            self.watch,
+            self.processes,
+            intake.found_out,
+            wall_us=clock.wall_us,
+            reads_gpus=config.gpu is not GpuBackend.MOCK,
+        )
+
+    def start(self) -> None:
+        """Take up what an earlier process knew, and listen to events from now on; before `Intake.start`."""
+        saved = self._intake.saved_gpus
+        if saved is not None:
+            try:
+                self.watch.load(saved)
+            except (ValueError, TypeError, KeyError) as error:
+                log.warning("what was kept of the GPUs cannot be read: %r", error)
+        self._intake.listen(self.watch.heard)
+        self._intake.listen(self._inquiry.heard)
+
+    async def close(self) -> None:
+        """End what runs."""
+        await self._inquiry.close()
+        await self.watch.close()
+
+    @property
+    def driver(self) -> NvmlSource | None:
+        """What holds the driver's device files open; None where nothing can."""
+        return self.source if isinstance(self.source, NvmlSource) else None
+
+    def status(self) -> Mapping[str, Any]:
+        """State of the readings, for `xidwatch status`."""
+        state = self.source.state()
+        return {
+            "source": state.name.value,
+            "reason": state.reason,
+            "hint": state.hint,
+            "mock": state.mock,
+            "hung": [
+                {"pci": hung.gpu, "call": hung.call, "trouble": hung.trouble.value} for hung in state.hung
+            ],
+            "workers_abandoned": state.abandoned,
+            "expected": len(self.watch.expected.all()),
+            "lost": [gpu.to_json() for gpu in self.watch.expected.lost()],
+            "inquiries_left_out": self._inquiry.left_out,
+        }
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Keep the record of what an operator tool did."""
+        process = Process(entry.pid, entry.process_name) if entry.pid is not None else None
+        self._intake.operated(
+            Operation(
+                entry.action.value.upper(),
+                entry.sentence,
+                entry.outcome in (Outcome.BEGUN, Outcome.DONE),
+                entry.gpu,
+                process,
+                {"outcome": entry.outcome.value, "asked_by": entry.asked_by, **entry.detail},
+            )
+        )
+
+    def _learnt(self, identities: Sequence[Identity]) -> None:
+        if not self.source.state().mock:
+            self._pipeline.learn_from_nvml(gpus(identities))

@@ -1,0 +1,21 @@
+"""Where readings of GPUs come from, as `--gpu` says."""
+
+from __future__ import annotations
+
+from daemon.config import Config, GpuBackend
+from daemon.gpu.client import GpuWorker
+from daemon.gpu.mock import DEFAULT, MockFleet, MockSource
+from daemon.gpu.nvml_source import NvmlSource
+from daemon.gpu.off import OffSource
+from daemon.gpu.source import GpuSource
+
+
+def source_of(config: Config) -> GpuSource:
+    """Where readings come from with these settings."""
+    match config.gpu:
+        case GpuBackend.OFF:
+            return OffSource("readings of GPUs are switched off", "start xidwatch with --gpu auto")
+        case GpuBackend.MOCK:
+            return MockSource(MockFleet(DEFAULT))
+        case GpuBackend.AUTO | GpuBackend.NVML:
+            return NvmlSource(GpuWorker())
