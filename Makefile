@@ -4,12 +4,13 @@
 #   make test    run the tests; ARGS="-k kmsg" adds flags
 #   make lint    ruff, mypy --strict and the import layers
 #   make bench   measure latency, loss and memory on this machine
+#   make bpf     build the eBPF program anew (needs clang, llvm-strip and the C library's headers)
 #   make lock    resolve the lock files anew (needs uv)
 #   make clean   remove what the above left, the virtual environment included
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test lint format bench lock clean
+.PHONY: run test lint format bench bpf lock clean
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -36,6 +37,12 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+BPF := probes/bpf/xid.bpf
+bpf:
+	clang -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. \
+		-idirafter /usr/include/$(shell uname -m)-linux-gnu -c $(BPF).c -o $(BPF).o
+	llvm-strip -g $(BPF).o
 
 lock:
 	uv pip compile pyproject.toml - <<<'setuptools>=77' -o requirements.lock $(UV_FLAGS)

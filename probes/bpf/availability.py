@@ -1,0 +1,243 @@
+"""Whether the eBPF probe can hear here; if not, which state this is, why, and what to do.
+
+A program is loaded for real and let go again: what the kernel answers is the truth, and what was
+read of the surroundings explains it. `check` and the probe use the same `attach`, so the doctor and
+the daemon never disagree.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from probes.bpf import native
+from probes.bpf.descriptors import Descriptors, Loader
+from probes.bpf.object_error import ObjectError
+from probes.bpf.release import CONSOLE_HEARS_ALL, NO_MEMLOCK, RING_BUFFER, older_than
+from probes.bpf.surroundings import Surroundings, look
+from probes.bpf.syscalls import BpfError, Step
+from probes.health import Check, Verdict
+from probes.kernel import Capability
+
+NAME = "ebpf"
+_XID_LEVEL = 4
+"""KERN_WARNING: a console shows it only when its log level is higher."""
+_KMSG_OR_LATER = "use the kmsg probe, or a kernel of 5.19 or later"
+
+
+class State(StrEnum):
+    """Why the probe does not hear."""
+
+    PLATFORM = "platform"
+    KERNEL_TOO_OLD = "kernel_too_old"
+    TRACEPOINT_MUTED = "tracepoint_muted"
+    NO_BTF = "no_btf"
+    NO_SYSCALL = "no_bpf_syscall"
+    SECCOMP = "seccomp"
+    USER_NAMESPACE = "user_namespace"
+    NO_CAPABILITY = "no_capability"
+    ONLY_CAP_BPF = "only_cap_bpf"
+    UNPRIVILEGED_BPF = "unprivileged_bpf"
+    MEMLOCK = "memlock"
+    LOCKDOWN = "lockdown"
+    TRACEPOINT_ABSENT = "tracepoint_absent"
+    REFUSED = "refused"
+    """By something that leaves no trace to tell it by: a security module, most likely."""
+    VERIFIER = "verifier"
+    OBJECT = "object"
+    FOREIGN_LAYOUT = "foreign_layout"
+    DEAF = "deaf"
+    """It runs, yet the kernel log goes on without it."""
+    FAILED = "failed"
+    """None of the above; the reason has the kernel's words."""
+    NOT_STARTED = "not_started"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A state, in words: one sentence each."""
+
+    state: State
+    reason: str
+    hint: str | None
+
+
+def attach(loader: Loader = native.load, around: Surroundings | None = None) -> Descriptors | Unavailable:
+    """A running program, or why there is none. Nothing is left behind in the second case."""
+    around = around or look()
+    known = known_beforehand(around)
+    if known is not None:
+        return known
+    try:
+        return loader()
+    except (BpfError, ObjectError) as error:
+        return explain(error, around)
+
+
+def check(loader: Loader = native.load) -> Check:
+    """Load the program, let it go, and say how that went."""
+    before = time.monotonic()
+    around = look()
+    found = attach(loader, around)
+    if isinstance(found, Unavailable):
+        return Check(NAME, Verdict.FAIL, f"{found.reason} ({found.state})", found.hint)
+    taken_ms = (time.monotonic() - before) * 1000
+    found.close()
+    finding = f"the {found.loader} loader attached a program to {found.hook} in {taken_ms:.0f} ms"
+    if not older_than(CONSOLE_HEARS_ALL, around.version):
+        return Check(NAME, Verdict.OK, finding)
+    return Check(
+        NAME,
+        Verdict.WARN,
+        f"{finding}; on kernel {around.release} it hears Xids only while the console log level "
+        f"(now {around.console_loglevel}) stays above {_XID_LEVEL}",
+        "keep the kmsg probe beside it, or use a kernel of 5.19 or later",
+    )
+
+
+def known_beforehand(around: Surroundings) -> Unavailable | None:
+    """What no attempt would tell: a machine or kernel that cannot do it, or would do it by halves."""
+    if not around.supported:
+        return Unavailable(
+            State.PLATFORM,
+            f"eBPF programs are loaded on x86_64 and aarch64 only, not on {around.machine}",
+            "use the kmsg probe",
+        )
+    if older_than(RING_BUFFER, around.version):
+        return Unavailable(
+            State.KERNEL_TOO_OLD,
+            f"kernel {around.release} has no BPF ring buffer, which came with 5.8",
+            _KMSG_OR_LATER,
+        )
+    if not older_than(CONSOLE_HEARS_ALL, around.version) or (around.console_loglevel or 0) > _XID_LEVEL:
+        return None
+    muted = (
+        f"kernel {around.release} calls printk:console only for lines that it writes to a console, "
+        f"and at console log level {around.console_loglevel} it writes no Xids"
+    )
+    if not around.btf:
+        return Unavailable(
+            State.NO_BTF,
+            f"{muted}; without BTF there is no other function to attach to",
+            f"sysctl -w kernel.printk=5, or {_KMSG_OR_LATER}",
+        )
+    return Unavailable(State.TRACEPOINT_MUTED, muted, f"sysctl -w kernel.printk=5, or {_KMSG_OR_LATER}")
+
+
+def explain(error: BpfError | ObjectError, around: Surroundings) -> Unavailable:
+    """What a failed attempt means for this process on this kernel."""
+    if isinstance(error, ObjectError):
+        reason = f"the program's file cannot be used: {error}"
+        return Unavailable(State.OBJECT, reason, "install xidwatch again")
+    if error.errno == errno.ENOSYS and not around.seccomp_filter:
+        return Unavailable(
+            State.NO_SYSCALL,
+            "this kernel has no bpf(2)",
+            "use the kmsg probe, or a kernel with CONFIG_BPF_SYSCALL (gVisor has none)",
+        )
+    if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS) and not error.log:
+        return _refused(error, around)
+    return _failed(error, around)
+
+
+def _failed(error: BpfError, around: Surroundings) -> Unavailable:
+    """The process may do it, and the kernel cannot or will not."""
+    if _locked_down(error, around):
+        return Unavailable(
+            State.LOCKDOWN,
+            "kernel lockdown is in confidentiality mode: eBPF programs may not read kernel memory",
+            "use the kmsg probe, or boot with lockdown=integrity",
+        )
+    if error.step is Step.ATTACH and error.errno == errno.ENOENT:
+        return Unavailable(
+            State.TRACEPOINT_ABSENT,
+            f"kernel {around.release} has no tracepoint printk:console",
+            "use the kmsg probe, or a kernel with CONFIG_TRACEPOINTS and CONFIG_PRINTK",
+        )
+    if error.step is Step.LOAD_PROGRAM and error.log:
+        last = error.log.strip().splitlines()[-2:]
+        return Unavailable(
+            State.VERIFIER,
+            f"the kernel's verifier refuses the program: {' / '.join(last)}",
+            f"use the kmsg probe, and report this with the kernel's release {around.release}",
+        )
+    return Unavailable(State.FAILED, error.strerror or str(error), "use the kmsg probe")
+
+
+def _locked_down(error: BpfError, around: Surroundings) -> bool:
+    """Lockdown hides the helpers that read kernel memory from the verifier (bpf_tracing.c)."""
+    if error.step is not Step.LOAD_PROGRAM:
+        return False
+    hidden = any(f"{words} bpf_probe_read" in error.log for words in ("unknown func", "cannot use helper"))
+    return hidden and around.lockdown != "integrity"
+
+
+def _refused(error: BpfError, around: Surroundings) -> Unavailable:
+    """EPERM has many causes; they are told apart by what each of them lets through."""
+    if around.access.user_namespace:
+        return Unavailable(
+            State.USER_NAMESPACE,
+            "capabilities of a user namespace do not reach bpf(2)",
+            "run outside of the user namespace: a rootful container, no userns remapping",
+        )
+    if around.missing:
+        return _without_capability(around)
+    if not around.reaches_kernel and around.seccomp_filter:
+        return Unavailable(
+            State.SECCOMP,
+            "a seccomp filter keeps bpf(2) from this process, although it has the capabilities",
+            _seccomp_hint(around.access.container),
+        )
+    if older_than(NO_MEMLOCK, around.version) and around.memlock_bytes is not None:
+        return Unavailable(
+            State.MEMLOCK,
+            f"kernel {around.release} holds RLIMIT_MEMLOCK ({around.memlock_bytes} bytes) against the ring",
+            "raise it: LimitMEMLOCK=infinity in a systemd unit, --ulimit memlock=-1 for a container",
+        )
+    return Unavailable(
+        State.REFUSED,
+        f"the kernel refuses to {error.step} although its own rules allow it",
+        "look for a denial by a security module in the audit log",
+    )
+
+
+def _without_capability(around: Surroundings) -> Unavailable:
+    missing = f"{' and '.join(around.missing)} {'are' if len(around.missing) > 1 else 'is'} missing"
+    inside = f" in this {around.access.container} container" if around.access.container else ""
+    if around.access.has(Capability.BPF):
+        return Unavailable(
+            State.ONLY_CAP_BPF,
+            f"{missing}{inside}: CAP_BPF alone loads no program that looks at the kernel",
+            _grant(around.access.container),
+        )
+    if around.unprivileged_bpf_disabled == 0:
+        return Unavailable(
+            State.UNPRIVILEGED_BPF,
+            f"{missing}{inside}: kernel.unprivileged_bpf_disabled=0 opens bpf(2) to everyone, "
+            "but not for programs that look at the kernel",
+            _grant(around.access.container),
+        )
+    return Unavailable(State.NO_CAPABILITY, f"{missing}{inside}", _grant(around.access.container))
+
+
+def _grant(container: str | None) -> str:
+    match container:
+        case None:
+            return "run as root, or grant both (systemd: AmbientCapabilities=CAP_BPF CAP_PERFMON CAP_SYSLOG)"
+        case "kubernetes":
+            return "run as user 0 with securityContext.capabilities.add: [BPF, PERFMON, SYSLOG]"
+        case _:
+            return "start the container as user 0 with --cap-add BPF --cap-add PERFMON --cap-add SYSLOG"
+
+
+def _seccomp_hint(container: str | None) -> str:
+    match container:
+        case None:
+            return "allow bpf in the service's filter: SystemCallFilter=bpf in a systemd unit"
+        case "kubernetes":
+            return "use a container runtime not older than 2022, or seccompProfile: Unconfined"
+        case _:
+            return "use a container engine not older than 2022, or --security-opt seccomp=unconfined"

@@ -1,0 +1,36 @@
+"""A running eBPF probe to test, and a BPF map written as the program in the kernel writes it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable
+
+from tests.support.listening import Listener
+
+Hear = Callable[..., Listener]
+"""The fixture `hear`: runs a test in an event loop with a probe that hears, and returns the sink."""
+
+_BPF = {"x86_64": 321, "aarch64": 280}
+_MAP_UPDATE_ELEM = 2
+
+
+class _Update(ctypes.Structure):
+    _fields_ = (
+        ("map_fd", ctypes.c_uint32),
+        ("key", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
+
+
+def set_on_first_cpu(map_fd: int, values: list[int]) -> None:
+    """Set the 64-bit values of entry 0 of a per-CPU array: these on the first CPU, 0 on all others."""
+    per_cpu = (ctypes.c_uint64 * (8192 * len(values)))(*values)
+    key = ctypes.c_uint32(0)
+    attr = _Update(map_fd=map_fd, key=ctypes.addressof(key), value=ctypes.addressof(per_cpu))
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = ctypes.c_long(_BPF[platform.machine()])
+    if libc.syscall(number, ctypes.c_long(_MAP_UPDATE_ELEM), ctypes.byref(attr), ctypes.sizeof(attr)) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
