@@ -32,6 +32,7 @@ from daemon.fault import Facts, OpenFault, Slot, Sufferer, Trust
 from daemon.grammar import GSP_DUMP
 from daemon.open_faults import OpenFaults
 from daemon.overflow import as_overflow, fold
+from probes.line import Origin
 
 COMPLETE_AFTER_US = 100_000
 """Silence after which no more lines of an occurrence are expected."""
@@ -73,6 +74,8 @@ class Heard:
     probe: str
     event: Callable[[], Event]
     """Makes the event (revision 0, count 1) whose first record this line is."""
+    seq: int | None = None
+    """kmsg sequence number, where the probe has one."""
 
 
 class Coalescer:
@@ -269,13 +272,84 @@ class Coalescer:
 
     def witness(self, home: OpenFault | None, probe: str, now_us: int, delay_us: int) -> None:
         """A second probe saw a record: the event it led to names it, once a probe."""
-        while home is not None and home.absorbed_by is not None:
-            home = home.absorbed_by
+        home = _standing(home)
         if home is None or any(witness.probe == probe for witness in home.witnesses):
             return
         home.witnesses += (Witness(probe, delay_us),)
         home.changed = True
         self.faults.revise(home, now_us)
+
+    def prove(self, home: OpenFault | None, heard: Heard, delay_us: int) -> bool:
+        """The log shows that the kernel printed a line which was published unconfirmed.
+
+        Its event is raised in place: from now on it says what the proved lines say, and no more. False
+        when no event of its own came of the line: then it is to be taken as any other.
+        """
+        home = self._finished(home, heard.arrival_us)
+        if home is None or home.event.revision == 0 or home.slot.kind is Kind.OVERFLOW:
+            return False
+        self.witness(home, heard.probe, heard.arrival_us, delay_us)
+        if home.slot.trust is Trust.UNPROVED:
+            self._raise(home, heard)
+        elif home.slot.trust is Trust.PROVED:
+            if heard.text not in home.lines:
+                home.add_line(heard.text)
+            for name, value in heard.detail().items():
+                home.detail.setdefault(name, value)
+            if heard.meaning.severity.rank > home.event.severity.rank:
+                home.take_meaning(heard.meaning)
+            self._revise_or_say(home, heard.arrival_us)
+        return True
+
+    def disprove(self, home: OpenFault | None, heard: Heard, delay_us: int) -> None:
+        """The log shows that a process wrote a line which was published unconfirmed.
+
+        An event of nothing else is taken back: it is a drill from now on, and says who wrote it.
+        """
+        home = self._finished(home, heard.arrival_us)
+        if home is None or home.event.revision == 0 or home.slot.trust is Trust.DRILL:
+            return
+        home.unproved -= 1
+        home.changed = True
+        if home.slot.trust is Trust.UNPROVED and home.unproved <= 0:
+            self.witness(home, heard.probe, heard.arrival_us, delay_us)
+            home.event = replace(home.event, origin=Origin.USERSPACE, drill=True)
+            self.faults.end(home, heard.arrival_us)
+        else:
+            home.count = max(1, home.count - 1)
+            self._revise_or_say(home, heard.arrival_us)
+
+    def _finished(self, home: OpenFault | None, now_us: int) -> OpenFault | None:
+        """The event that a line led to, with its first occurrence complete."""
+        home = _standing(home)
+        if home is not None and self._unfinished.get(_device(home.slot)) is home:
+            self._finish(home, now_us)
+        return _standing(home)
+
+    def _raise(self, home: OpenFault, heard: Heard) -> None:
+        home.event = replace(home.event, origin=Origin.KERNEL, kmsg_seq=heard.seq)
+        home.take_meaning(heard.meaning)
+        home.lines, home.lines_dropped = [heard.text], 0
+        home.detail = dict(heard.detail())
+        if home.process is None or heard.process is None or home.process.pid != heard.process.pid:
+            home.process = heard.process
+        home.unproved -= 1
+        home.changed = True
+        is_open = self.faults.holds(home)
+        if is_open and self.faults.find(heard.slot, heard.sufferer, heard.at_us) is None:
+            self.faults.move(home, heard.slot, heard.sufferer)
+            self.faults.publish(home, heard.arrival_us)
+            return
+        # Another one has that place: they were told as two, and stay two.
+        self.faults.end(home, heard.arrival_us)
+        home.slot, home.sufferer = heard.slot, heard.sufferer
+
+    def _revise_or_say(self, fault: OpenFault, now_us: int) -> None:
+        """Publish what was learned, at once where the fault is no longer in the table."""
+        if self.faults.holds(fault):
+            self.faults.revise(fault, now_us)
+        else:
+            self.faults.end(fault, now_us)
 
     def learn(self, event_id: str, facts: Facts, now_us: int) -> None:
         """Something was found out about an event that is still open; of one that is over nothing changes."""
@@ -340,6 +414,13 @@ def _device(slot: Slot) -> _Device:
     return (slot.trust, slot.boot_id, slot.device)
 
 
+def _standing(fault: OpenFault | None) -> OpenFault | None:
+    """The fault, or the one into which it was counted."""
+    while fault is not None and fault.absorbed_by is not None:
+        fault = fault.absorbed_by
+    return fault
+
+
 def _is_loss(slot: Slot) -> bool:
     return slot.kind is Kind.GPU_LOST or (slot.kind, slot.what) == (Kind.XID, FALLEN_OFF_THE_BUS)
 
@@ -387,11 +468,17 @@ def _opened_by(heard: Heard) -> OpenFault:
         process=heard.process,
         detail=dict(event.detail),
         witnesses=(Witness(heard.probe, 0),),
+        unproved=_unproved(heard),
     )
+
+
+def _unproved(heard: Heard) -> int:
+    return int(heard.slot.trust is Trust.UNPROVED)
 
 
 def _add(fault: OpenFault, heard: Heard) -> None:
     fault.add_line(heard.text)
+    fault.unproved += _unproved(heard)
     if heard.meaning.severity.rank > fault.event.severity.rank:
         fault.take_meaning(heard.meaning)
     fault.heard(at_us=heard.at_us, wall_us=heard.wall_us, arrival_us=heard.arrival_us)

@@ -101,6 +101,8 @@ class OpenFault:
     """Arrival time at which the last revision went out."""
     witnesses: tuple[Witness, ...] = ()
     """Probes that saw it, the first one first."""
+    unproved: int = 0
+    """Of its lines, those of which nobody has shown yet who printed them; not kept over a restart."""
     absorbed_by: OpenFault | None = None
     """The event this occurrence was counted into; None while it stands for itself."""
     pids: set[int] = field(default_factory=set)
@@ -159,6 +161,7 @@ class OpenFault:
         """Count a completed occurrence of the same fault as a repeat of this one."""
         other.absorbed_by = self
         self.count += other.count
+        self.unproved += other.unproved
         for text in other.lines:
             self.add_line(text)
         self.lines_dropped += other.lines_dropped

@@ -70,6 +70,7 @@ def hear(fault: Fault, line: KernelLine, knowledge: Knowledge, *, node: str, dri
         arrival_us=line.arrival_us,
         probe=line.probe,
         event=partial(_event, opening, knowledge, node),
+        seq=line.seq,
     )
 
 

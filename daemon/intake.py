@@ -23,6 +23,7 @@ from daemon.store import StateChange, Store
 from probes import procfs
 from probes.health import ProbeHealth
 from probes.kernel import Clock
+from probes.klog import Look
 from probes.line import Batch, KernelLine, LostRecords, ResumePoint
 
 log = logging.getLogger(__name__)
@@ -91,10 +92,23 @@ class Intake:
             self._unsaved = True
         self._keep(events)
 
-    def probe_changed(self, health: ProbeHealth) -> None:
-        """A probe stopped hearing, or hears again: an event."""
+    def probe_changed(self, health: ProbeHealth, others_hear: Sequence[str] = ()) -> None:
+        """A probe stopped hearing, or hears again: an event. `others_hear`: those that do all the while."""
         now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
-        self._keep(self._pipeline.probe_changed(health, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us))
+        events = self._pipeline.probe_changed(
+            health, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us, others_hear=others_hear
+        )
+        self._keep(events)
+
+    def looked(self, look: Look) -> None:
+        """Take what a look at the log showed of the lines that wait to be confirmed. Never raises."""
+        try:
+            events = self._pipeline.looked(look, self._clock.monotonic_us())
+        except Exception:  # the same boundary as in `_process`
+            self.failures += 1
+            log.exception("what the kernel log showed could not be processed")
+            events = ()
+        self._keep(events)
 
     def found_out(self, event_id: str, facts: Facts) -> None:
         """Add what was found out about an event after it was published."""

@@ -3,7 +3,7 @@ to do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,9 +124,15 @@ def operator_event(
     return fault
 
 
-def probe_detail(health: ProbeHealth) -> dict[str, Any]:
-    """What a probe event says."""
-    return {"probe": health.name, "hears": health.hears, "reason": health.reason, "hint": health.hint}
+def probe_detail(health: ProbeHealth, others_hear: Sequence[str]) -> dict[str, Any]:
+    """What a probe event says; `others_hear` are the probes that go on hearing the kernel log."""
+    return {
+        "probe": health.name,
+        "hears": health.hears,
+        "reason": health.reason,
+        "hint": health.hint,
+        "others_hear": list(others_hear),
+    }
 
 
 def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:

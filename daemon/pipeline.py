@@ -1,4 +1,4 @@
-"""From a kernel record to events: decode → witness → coalesce → correlate.
+"""From a kernel record to events: decode → confirm → witness → coalesce → correlate.
 
 Synchronous, and without a clock of its own: `feed` takes records in the order of the log, `tick`
 takes the time, both give back the events that are new or changed. Live reading, replay, crash
@@ -6,14 +6,16 @@ recovery and tests run this same object. `snapshot` and `restore` carry its stat
 
 Only the kernel can raise an alarm: what a user process wrote into the log becomes an event marked
 as a drill where drills are allowed, and is else counted as forged; it never teaches the device map.
+A line from a probe that cannot tell waits for one that can (`daemon.confirmation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from daemon.coalesce import Coalescer
+from daemon.coalesce import Coalescer, Heard
+from daemon.confirmation import Confirmation, Proof
 from daemon.decoded import Context, Fault
 from daemon.event import Event, Gpu, Kind
 from daemon.fault import Facts, OpenFault, Trust
@@ -32,7 +34,9 @@ from daemon.own_events import (
     report_of_probe,
 )
 from daemon.witness import Witnesses
+from probes.bpf.probe import NAME as BPF
 from probes.health import ProbeHealth
+from probes.klog import Look
 from probes.line import KernelLine, LostRecords, Origin
 from probes.procfs import ProcGpu
 
@@ -69,6 +73,12 @@ class Counters:
     """Lines of userspace origin that looked like the driver's, while drills are not allowed."""
     witnessed_again: int = 0
     """Records that a second probe had seen too."""
+    unconfirmed: int = 0
+    """Lines of a fault that went out although nobody could show who printed them."""
+    proved_late: int = 0
+    """Of those, the ones that the log showed to be the kernel's afterwards."""
+    disproved: int = 0
+    """Of those, the ones that a process had written."""
     state_errors: int = 0
     """Saved open faults and incidents that could not be read back."""
 
@@ -88,7 +98,9 @@ class Pipeline:
         self._allow_drills = allow_drills
         self._incidents = Incidents(node)
         self._knowledge = Knowledge()
+        self._confirmation = Confirmation()
         self._witnesses = Witnesses()
+        self._forged = Witnesses()  # apart: a flood of forged lines must not make true ones forgotten
         self._coalescer = Coalescer(quiet_gap_us, self._knowledge.allowance_of)
 
     @property
@@ -137,22 +149,39 @@ class Pipeline:
 
     def tick(self, now_us: int) -> Sequence[Event]:
         """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""
+        for line in self._confirmation.expire(now_us):
+            self._understand(line)
         self._coalescer.tick(now_us)
+        return self._take(now_us)
+
+    def unconfirmed(self) -> Collection[str]:
+        """Texts of lines that wait to be confirmed: a look at the log can tell who printed them."""
+        return self._confirmation.waiting()
+
+    def looked(self, look: Look, now_us: int) -> Sequence[Event]:
+        """Take what one look at the log showed of those lines, by arrival time `now_us`."""
+        for line in self._confirmation.look(look, now_us):
+            self._understand(line)
         return self._take(now_us)
 
     def next_deadline(self) -> int | None:
         """Arrival time at which `tick` is next needed; None when nothing is pending."""
-        due = self._coalescer.next_deadline()
-        quiet = self._incidents.next_deadline()
-        return due if quiet is None else quiet if due is None else min(due, quiet)
+        parts = (self._confirmation, self._coalescer, self._incidents)
+        return min((due for part in parts if (due := part.next_deadline()) is not None), default=None)
 
     def probe_changed(
-        self, health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int
+        self,
+        health: ProbeHealth,
+        *,
+        boot_id: str,
+        at_us: int,
+        wall_us: int,
+        others_hear: Sequence[str] = (),
     ) -> Sequence[Event]:
-        """Say that a probe stopped hearing, or hears again."""
+        """Say that a probe stopped hearing, or hears again; `others_hear` are those that do all the while."""
         report = report_of_probe(health, boot_id=boot_id, at_us=at_us, wall_us=wall_us)
         known = self._coalescer.report_in(report.slot, report.at_us)
-        self._report(report, known, probe_detail(health))
+        self._report(report, known, probe_detail(health, others_hear))
         return self._take(at_us)
 
     def found_out(self, event_id: str, facts: Facts, *, at_us: int) -> Sequence[Event]:
@@ -233,6 +262,15 @@ class Pipeline:
 
     def _line(self, line: KernelLine) -> None:
         self.counters.lines += 1
+        if find(line.text) is None:
+            return
+        for step in self._confirmation.take(line):
+            if isinstance(step, Proof):
+                self._settle(step)
+            else:
+                self._understand(step)
+
+    def _understand(self, line: KernelLine) -> None:
         decoded = find(line.text)
         if isinstance(decoded, Context):
             if line.origin is Origin.KERNEL:
@@ -244,18 +282,48 @@ class Pipeline:
         self.counters.faults += 1
         drill = fault.drill or line.origin is Origin.USERSPACE
         if drill and not self._allow_drills:
-            self.counters.forged += 1
+            self.counters.forged += not self._forged.see(line).is_repeated
             return
         sighting = self._witnesses.see(line)
         if sighting.is_repeated:
             self.counters.witnessed_again += 1
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
             return
+        self.counters.unconfirmed += line.probe == BPF and line.origin is Origin.UNKNOWN
         if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
             self._knowledge.learn_driver(fault)
             self._coalescer.end_all(line.arrival_us, lambda slot: slot.trust is not Trust.DRILL)
-        heard = hear(fault, line, self._knowledge, node=self._node, drill=drill)
-        sighting.home = self._coalescer.line(heard)
+        sighting.home = self._coalescer.line(self._heard(fault, line, drill))
+
+    def _heard(self, fault: Fault, line: KernelLine, drill: bool) -> Heard:
+        return hear(fault, line, self._knowledge, node=self._node, drill=drill)
+
+    def _settle(self, proof: Proof) -> None:
+        """The log shows a line that went out unconfirmed: raise what came of it, or take it back."""
+        line, fault = proof.line, find(proof.line.text)
+        sighting = self._witnesses.rename(proof.doubted, line) or self._forged.rename(proof.doubted, line)
+        if sighting is None or fault is None or isinstance(fault, Context) or fault.drill:
+            # Nothing came of it that could be wrong: it is one more record of the log.
+            if sighting is not None:
+                self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
+            else:
+                self._understand(line)
+            return
+        self.counters.witnessed_again += 1
+        if line.origin is not Origin.KERNEL:
+            self.counters.disproved += 1
+            self.counters.forged += not self._allow_drills
+            heard = self._heard(fault, line, drill=True)
+            self._coalescer.disprove(sighting.home, heard, sighting.delay_us)
+            return
+        self.counters.proved_late += 1
+        if fault.kind is Kind.DRIVER_LOADED:
+            self._knowledge.learn_driver(fault)
+        heard = self._heard(fault, line, drill=False)
+        if heard.slot.trust is not Trust.PROVED:  # glued to other text: even the log does not prove it
+            self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
+        elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us):
+            sighting.home = self._coalescer.line(heard)
 
     def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> None:
         """Publish what a probe has to say of itself, or add it to what it said within the quiet gap."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.config import Config, Ebpf, ProbeName
+from daemon.config import Config, EbpfLoader, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
@@ -29,20 +29,16 @@ class Unavailable:
     """A part that was asked for, or could be, and is not there."""
 
     part: str
-    """`ebpf`, `klog`, `nvml`."""
+    """`nvml`, `bcc`."""
     reason: str
 
 
 def unavailable(config: Config) -> tuple[Unavailable, ...]:
     """What the settings ask for, or leave open, and this version does not have."""
     probes = config.probes
-    parts = [
-        Unavailable(name, NOT_BUILT)
-        for name in (ProbeName.KLOG, ProbeName.NVML)
-        if probes is None or name in probes
-    ]
-    if config.ebpf is not Ebpf.OFF:
-        parts.append(Unavailable("ebpf", NOT_BUILT))
+    parts = [Unavailable(name, NOT_BUILT) for name in (ProbeName.NVML,) if probes is None or name in probes]
+    if config.ebpf_loader is EbpfLoader.BCC:
+        parts.append(Unavailable("bcc", NOT_BUILT))
     return tuple(parts)
 
 

@@ -54,3 +54,17 @@ class Witnesses:
         sighting.is_repeated = count <= most
         sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
         return sighting
+
+    def rename(self, known: KernelLine, line: KernelLine) -> Sighting | None:
+        """The record seen as `known` is the log's `line`: note its probe, and know it by both from now on.
+
+        None when it was seen too long ago to be remembered.
+        """
+        if known.kernel_us is None or line.kernel_us is None:
+            return None
+        sighting = self._sightings.get((known.boot_id, known.kernel_us, known.text))
+        if sighting is not None:
+            sighting.seen[line.probe] = sighting.seen.get(line.probe, 0) + 1
+            sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
+            self._sightings[line.boot_id, line.kernel_us, line.text] = sighting
+        return sighting

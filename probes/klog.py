@@ -9,7 +9,7 @@ What is kept:
 * There are no sequence numbers: a line is known by its kernel time and its text. When the last line
   of one look is missing from the next, an unknown number of records is lost: overwritten, or hidden
   by `dmesg --clear`. Without `printk.time` the end of the log takes the place of the time.
-* The facility is shown, so origin is proved as by /dev/kmsg, and `records_of` can tell who printed
+* The facility is shown, so origin is proved as by /dev/kmsg, and `look_for` can tell who printed
   what another probe heard without it.
 * A record of several lines comes as several lines; that is how the kernel prints it here.
 * A log that may not be read is a state, not an error: `health` says why, and it is tried again with
@@ -26,7 +26,7 @@ import mmap
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from probes import kernel
@@ -93,16 +93,31 @@ def parse(line: bytes) -> LogLine | None:
     )
 
 
-def records_of(text: str, read: ReadLog = read_log) -> Sequence[LogLine]:
-    """One look at the log: every line in it that is exactly `text`, oldest first, with its origin.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the log showed of some lines."""
+
+    lines: Sequence[LogLine]
+    """Oldest first."""
+    newest_us: int | None
+    """Kernel time in µs of the newest line of the whole log; None when it has no time, or there is none."""
+
+
+def look_for(texts: Collection[str], read: ReadLog = read_log) -> Look:
+    """One look at the log: every line in it that is exactly one of `texts`, with its origin.
 
     Of a text of several lines the first one counts. Takes 2 ms for a log of 128 KiB. Raises OSError.
     """
-    wanted = text.partition("\n")[0]
+    wanted = {text.partition("\n")[0] for text in texts}
     # Up to the first byte that was no UTF-8, which cannot be told any more.
-    known = wanted.partition("\N{REPLACEMENT CHARACTER}")[0].encode("utf-8", "replace")
-    lines = (parse(line) for line in _lines(read()) if known in line)
-    return [line for line in lines if line is not None and line.text == wanted]
+    known = [text.partition("\N{REPLACEMENT CHARACTER}")[0].encode("utf-8", "replace") for text in wanted]
+    log = read()
+    found = [parse(line) for line in _lines(log) if any(text in line for text in known)]
+    newest = parse(log[log.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n"))
+    return Look(
+        [line for line in found if line is not None and line.text in wanted],
+        newest.kernel_us if newest is not None else None,
+    )
 
 
 def check() -> Check:

@@ -119,6 +119,10 @@ class KmsgProbe:
             self._retry = None
         self._down = Refusal("closed", None)
 
+    def read_now(self) -> None:
+        """Read what is there, without waiting to be woken: the kernel wakes its readers some time later."""
+        self._turn()
+
     def health(self) -> ProbeHealth:
         """State and counts, as of now."""
         down = self._down

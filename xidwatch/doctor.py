@@ -1,6 +1,7 @@
 """`xidwatch doctor`: what can run here, and exactly what is missing where something cannot.
 
-Looks, and changes nothing: no directory is made, nothing is read away from a daemon that runs.
+Looks, and changes nothing: no directory is made, nothing is read away from a daemon that runs, and the
+eBPF program that it loads is let go again.
 Exit code 0 when the kernel log can be heard, 1 when not, whatever the other checks say.
 """
 
@@ -15,20 +16,23 @@ import sqlite3
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TextIO
 
-from daemon.config import Address, Config, Ebpf
+from daemon.config import Address, Config, Ebpf, EbpfLoader
 from daemon.gpu import check as gpu_check
-from probes import kernel, procfs
+from probes import kernel, klog, procfs
+from probes.bpf import availability
 from probes.health import Check, Verdict
 from probes.kmsg_access import open_log, refusal
+from xidwatch.ears import NO_BCC, USE_NATIVE, choose
 from xidwatch.gpu_source import source_of
 from xidwatch.terminal import Style, columns, for_stream
 
 CANNOT_HEAR = 1
 _KMSG = "kmsg"
+_EARS = (_KMSG, availability.NAME, klog.NAME)
 _SMALL_LOG_BYTES = 2**20
 _RECORD_BYTES = 119
 """Log memory that a line of 110 characters takes: 128 KiB held 1,100 of them (Linux 6.18)."""
@@ -40,7 +44,7 @@ def run(config: Config, *, as_json: bool, out: TextIO) -> int:
     Raises UserError when `config.kmsg` names something that can never be a kernel log.
     """
     found = checks(config)
-    hears = any(check.name == _KMSG and check.verdict is Verdict.OK for check in found)
+    hears = any(check.name in _EARS and check.verdict is Verdict.OK for check in found)
     if as_json:
         print(json.dumps({"hears": hears, "checks": [asdict(check) for check in found]}), file=out)
     else:
@@ -51,17 +55,20 @@ def run(config: Config, *, as_json: bool, out: TextIO) -> int:
 
 def checks(config: Config) -> list[Check]:
     """Every check, what decides most first. Raises UserError as `run` does."""
+    choice = choose(config)
+    kmsg = check_kmsg(config.kmsg, kernel.log_access()) if choice.kmsg else _not_asked_for(_KMSG)
+    hears = kmsg.verdict is Verdict.OK
     return [
-        check_kmsg(config.kmsg, kernel.log_access()),
+        kmsg,
+        check_ebpf(config, hears=hears),
+        check_klog(config, hears=hears),
         check_log_size(),
-        check_klogctl(),
         check_driver(procfs.ROOT),
         check_state_dir(config.state_dir),
         check_disk(config.state_dir, config.retention_bytes),
         check_socket(config.socket),
         check_listen(config.listen),
         check_python(),
-        check_ebpf(config.ebpf),
         gpu_check.check(source_of(config)),
     ]
 
@@ -96,15 +103,17 @@ def check_log_size() -> Check:
     )
 
 
-def check_klogctl() -> Check:
-    """Whether syslog(2) gives the log's history where /dev/kmsg is closed."""
-    try:
-        kernel.klogctl(kernel.SyslogAction.READ_ALL, size=1)
-    except OSError as error:
-        finding = f"refused: {_said(error)}"
-    else:
-        finding = "would answer"
-    return Check("klogctl", Verdict.OFF, f"{finding}; not part of this version")
+def check_klog(config: Config, *, hears: bool) -> Check:
+    """Whether syslog(2) shows the log; `hears`: /dev/kmsg does, and makes it needless."""
+    choice = choose(config)
+    if not choice.klog and not choice.klog_instead:
+        return _not_asked_for(klog.NAME)
+    found = klog.check()
+    if hears and not choice.klog:
+        return replace(
+            found, verdict=Verdict.OFF, finding=f"{found.finding}; not needed: kmsg hears", hint=None
+        )
+    return found
 
 
 def check_driver(root: Path) -> Check:
@@ -212,13 +221,24 @@ def check_python() -> Check:
     return Check("python", Verdict.OK, f"Python {version}, SQLite {sqlite3.sqlite_version}")
 
 
-def check_ebpf(setting: Ebpf) -> Check:
-    """eBPF, when asked for or not."""
-    if setting is Ebpf.OFF:
-        return Check("ebpf", Verdict.OFF, "switched off")
-    verdict = Verdict.FAIL if setting is Ebpf.REQUIRED else Verdict.OFF
-    hint = "leave out --ebpf required" if verdict is Verdict.FAIL else None
-    return Check("ebpf", verdict, "not part of this version", hint)
+def check_ebpf(config: Config, *, hears: bool) -> Check:
+    """Whether eBPF hears the log, by loading the program and letting it go; `hears`: /dev/kmsg does."""
+    name = availability.NAME
+    if config.ebpf is Ebpf.OFF:
+        return Check(name, Verdict.OFF, "switched off")
+    if not choose(config).bpf:
+        return _not_asked_for(name)
+    if config.ebpf_loader is EbpfLoader.BCC:
+        found = Check(name, Verdict.FAIL, NO_BCC, USE_NATIVE)
+    else:
+        found = availability.check()
+    if found.verdict is Verdict.FAIL and hears and config.ebpf is not Ebpf.REQUIRED:
+        return replace(found, verdict=Verdict.WARN, finding=f"{found.finding}; kmsg hears without it")
+    return found
+
+
+def _not_asked_for(name: str) -> Check:
+    return Check(name, Verdict.OFF, "not asked for with these settings")
 
 
 def _table(found: Sequence[Check], hears: bool, style: Style) -> list[str]:

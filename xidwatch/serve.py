@@ -18,7 +18,7 @@ from functools import partial
 from typing import NoReturn
 
 from daemon import last_boot
-from daemon.config import Address, Config, Ebpf, Mode, ProbeName
+from daemon.config import Address, Config, Mode
 from daemon.intake import Intake
 from daemon.lock import StateLock
 from daemon.pipeline import Pipeline
@@ -32,10 +32,9 @@ from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.unix_socket import unix_socket
 from probes import kernel
-from probes.errors import UserError
 from probes.health import ProbeHealth
-from probes.kmsg import KmsgProbe
 from xidwatch import logs
+from xidwatch.ears import Ears, choose
 from xidwatch.gpu_side import GpuSide
 from xidwatch.version import VERSION
 
@@ -50,7 +49,7 @@ def run(config: Config) -> NoReturn:
     """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    _refuse_what_is_not_built(config)
+    choose(config)  # settings that contradict each other are refused before anything is touched
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before it served
         asyncio.run(_serve(config))
     _end_process()
@@ -63,19 +62,6 @@ def _end_process() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def _refuse_what_is_not_built(config: Config) -> None:
-    if config.probes is not None and ProbeName.KMSG not in config.probes:
-        raise UserError(
-            f"none of the probes asked for is part of this version: {', '.join(sorted(config.probes))}",
-            hint="leave out --probes, or name kmsg",
-        )
-    if config.ebpf is Ebpf.REQUIRED:
-        raise UserError(
-            "eBPF is required, and it is not part of this version",
-            hint="use --ebpf auto: faults are heard through kmsg",
-        )
 
 
 def _end_on_sigterm() -> None:
@@ -108,15 +94,11 @@ async def _serve(config: Config) -> None:
         )
         stack.push_async_callback(store.close)
         intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
-        probe = KmsgProbe(config.kmsg, intake.take, resume=store.resume, on_change=intake.probe_changed)
+        ears = Ears(config, intake=intake, pipeline=pipeline, resume=store.resume)
         address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
         clients = Clients()
         gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
         stack.push_async_callback(gpu_side.close)
-
-        def health() -> Sequence[ProbeHealth]:
-            return [probe.health()]
-
         services = Services(
             node=config.node_name,
             version=VERSION,
@@ -131,11 +113,11 @@ async def _serve(config: Config) -> None:
                 pipeline=pipeline,
                 intake=intake,
                 store=store,
-                health=health,
+                health=ears.health,
                 clients=clients.by_name,
                 gpus=gpu_side.status,
             ),
-            health=health,
+            health=ears.health,
             clients=clients,
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
             gpus=lambda: pipeline.gpus,
@@ -180,9 +162,9 @@ async def _serve(config: Config) -> None:
             )
         )
         stack.callback(reading_on.cancel)
-        probe.start()
-        stack.callback(probe.close)
-        say_what_it_hears(config, address, health())
+        stack.callback(ears.close)
+        ears.start()
+        say_what_it_hears(config, address, ears.health())
         await listener.run_until_stopped()
         log.info("stopping")
 
@@ -191,12 +173,14 @@ def say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth
     """The first lines a person sees: where to connect, and whether anything is heard at all."""
     log.info("xidwatch %s on node %s", VERSION, config.node_name)
     log.info("listening on %s (MCP at /mcp, events at /events) and %s", address, config.socket)
+    hears = any(probe.hears for probe in probes)
     for probe in probes:
         if probe.hears:
             log.info("hears the kernel log through %s", probe.name)
         else:
             hint = f" ({probe.hint})" if probe.hint else ""
-            log.warning("does not hear through %s: %s%s", probe.name, probe.reason, hint)
+            level = logging.INFO if hears and config.probes is None else logging.WARNING
+            log.log(level, "does not hear through %s: %s%s", probe.name, probe.reason, hint)
     for part in unavailable(config):
         log.info("%s: %s", part.part, part.reason)
     if config.allow_drills:

@@ -44,7 +44,7 @@ class Register:
         self._forgotten: set[str] = set()
         self._urgent: set[str] = set()
         self._left: list[Incident] = []  # let go, and yet to say so
-        self._deaf: set[str] = set()  # probes that are down
+        self._is_deaf = False
         self._reading_until_us = 0
 
     def __iter__(self) -> Iterator[Incident]:
@@ -111,13 +111,11 @@ class Register:
         incident.wait_for_quiet(boot_id, self.now_us + REBOOT_QUIET_US)
         self.note(incident)
 
-    def note_hearing(self, probe: str, *, hears: bool) -> None:
-        """A probe of the kernel log went down, or hears again. While one is down, silence is no sign."""
+    def note_hearing(self, *, hears: bool, others_hear: bool) -> None:
+        """A probe of the kernel log went down, or hears again. While none hears, silence is no sign."""
+        self._is_deaf = not hears and not others_hear
         if hears:
-            self._deaf.discard(probe)
             self._reading_until_us = self.now_us + READING_US
-        else:
-            self._deaf.add(probe)
 
     def end_silent(self) -> None:
         """Close what silence has ended, and forget what is over."""
@@ -168,7 +166,7 @@ class Register:
         """As silence is told by the incident alone, but not before anybody can have heard otherwise."""
         if not incident.is_open:
             return ends_at_us(incident)
-        return _NEVER if self._deaf else max(ends_at_us(incident), self._reading_until_us)
+        return _NEVER if self._is_deaf else max(ends_at_us(incident), self._reading_until_us)
 
     # -- saved state ---------------------------------------------------------------------------
 

@@ -97,7 +97,8 @@ class Incidents:
 
     def _look_at(self, fault: OpenFault, event: Event) -> None:
         if event.kind is Kind.PROBE:
-            self._register.note_hearing(str(event.detail["probe"]), hears=event.detail["hears"] is True)
+            heard, others = event.detail["hears"] is True, event.detail.get("others_hear")
+            self._register.note_hearing(hears=heard, others_hear=bool(others))
             return
         is_reload = event.kind is Kind.DRIVER_LOADED and proved(event) and not event.drill
         if not is_reload and not can_belong(event):

@@ -17,7 +17,7 @@ import pytest
 from probes import kernel
 from probes.health import ProbeHealth, Verdict
 from probes.kernel import Capability, LogAccess
-from probes.klog import KlogProbe, LogLine, check, parse, read_log, records_of
+from probes.klog import KlogProbe, LogLine, check, look_for, parse, read_log
 from probes.klog_access import refusal
 from probes.line import KernelLine, Origin
 from tests.support import real_kernel_log
@@ -139,11 +139,11 @@ def test_a_real_log_overwritten_between_two_looks_is_a_gap_of_unknown_size(real_
 @pytest.mark.kmsg
 def test_one_look_tells_who_printed_a_line(real_log: None) -> None:
     text = f"NVRM: Xid (PCI:0000:91:00): 79, étude {uuid.uuid4().hex}"
-    assert records_of(text) == []
+    assert look_for([text]).lines == []
     write(text)
-    [line] = records_of(text)
+    [line] = look_for([text]).lines
     assert line.origin is Origin.USERSPACE
-    [line] = records_of(f"{text}\nand more")
+    [line] = look_for([f"{text}\nand more"]).lines
     assert line.text == text
 
 
@@ -151,8 +151,8 @@ def test_one_look_tells_who_printed_a_line(real_log: None) -> None:
 def test_a_process_cannot_print_a_line_of_the_kernel_behind_a_newline(real_log: None) -> None:
     forged = f"<4>[    1.000000] NVRM: {uuid.uuid4().hex}"
     write(f"harmless\n{forged}")
-    assert records_of(forged.partition("] ")[2]) == []
-    [line] = records_of(forged)
+    assert look_for([forged.partition("] ")[2]]).lines == []
+    [line] = look_for([forged]).lines
     assert line.origin is Origin.USERSPACE
 
 

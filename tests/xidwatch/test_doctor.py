@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Address, Config, Ebpf
-from probes import kernel
+from daemon.config import Address, Config, Ebpf, EbpfLoader, ProbeName
+from probes import kernel, klog
+from probes.bpf import availability
 from probes.errors import UserError
 from probes.health import Check, Verdict
 from xidwatch import doctor
@@ -84,7 +85,7 @@ def test_json_has_every_check_with_its_four_fields(config: Config) -> None:
     assert code == 0
     assert answer["hears"] is True
     assert {tuple(check) for check in answer["checks"]} == {("name", "verdict", "finding", "hint")}
-    assert [check["name"] for check in answer["checks"]][:2] == ["kmsg", "log_buf_len"]
+    assert [check["name"] for check in answer["checks"]][:3] == ["kmsg", "ebpf", "klog"]
 
 
 def test_a_log_that_is_refused_gives_exit_code_one_and_the_exact_reason() -> None:
@@ -110,7 +111,7 @@ def test_a_log_that_is_refused_gives_exit_code_one_and_the_exact_reason() -> Non
     assert checks["kmsg"]["verdict"] == "fail"
     assert checks["kmsg"]["finding"].startswith("CAP_SYSLOG is missing and kernel.dmesg_restrict is 1")
     assert "CAP_SYSLOG" in checks["kmsg"]["hint"] or "SYSLOG" in checks["kmsg"]["hint"]
-    assert checks["klogctl"]["finding"].startswith("refused: operation not permitted")
+    assert checks["klog"]["finding"].startswith("CAP_SYSLOG is missing")
 
 
 def test_a_kmsg_path_that_can_never_work_is_the_users_error(config: Config, tmp_path: Path) -> None:
@@ -193,8 +194,29 @@ def test_the_driver_is_described_from_proc(tmp_path: Path) -> None:
     assert doctor.check_driver(tmp_path) == Check("driver", Verdict.OK, "NVIDIA driver 580.159.04, 1 GPU")
 
 
-def test_parts_of_later_versions_are_off_unless_required(config: Config) -> None:
+def test_the_other_ears_are_off_where_a_file_stands_in_for_the_log(config: Config) -> None:
     found = verdicts(config)
-    assert (found["ebpf"], found["gpu"], found["klogctl"]) == (Verdict.OFF, Verdict.OFF, Verdict.OFF)
-    assert doctor.check_ebpf(Ebpf.REQUIRED).verdict is Verdict.FAIL
-    assert doctor.check_ebpf(Ebpf.OFF).finding == "switched off"
+    assert (found["ebpf"], found["klog"]) == (Verdict.OFF, Verdict.OFF)
+
+
+def test_ebpf_that_cannot_be_is_a_warning_while_kmsg_hears_and_a_failure_where_it_is_required(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Check("ebpf", Verdict.FAIL, "CAP_BPF is missing (no_capability)", "grant it")
+    monkeypatch.setattr(availability, "check", lambda: refused)
+    real = replace(config, kmsg=Path("/dev/kmsg"))
+    assert doctor.check_ebpf(real, hears=True).verdict is Verdict.WARN
+    assert doctor.check_ebpf(real, hears=False) == refused
+    assert doctor.check_ebpf(replace(real, ebpf=Ebpf.REQUIRED), hears=True) == refused
+    assert doctor.check_ebpf(replace(real, ebpf=Ebpf.OFF), hears=True).finding == "switched off"
+    bcc = doctor.check_ebpf(replace(real, ebpf_loader=EbpfLoader.BCC), hears=False)
+    assert (bcc.verdict, bcc.finding) == (Verdict.FAIL, "the bcc loader is not part of this version")
+
+
+def test_klog_is_needed_only_where_kmsg_is_closed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(klog, "check", lambda: Check("klog", Verdict.OK, "shows 128 KiB"))
+    real = replace(config, kmsg=Path("/dev/kmsg"))
+    assert doctor.check_klog(real, hears=False).verdict is Verdict.OK
+    assert doctor.check_klog(real, hears=True).verdict is Verdict.OFF
+    named = replace(real, probes=frozenset({ProbeName.KLOG}))
+    assert doctor.check_klog(named, hears=True).verdict is Verdict.OK

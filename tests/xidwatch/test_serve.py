@@ -62,11 +62,12 @@ def test_sigterm_while_it_waits_for_the_state_directory_ends_it_quietly(
 @pytest.mark.parametrize(
     ("flags", "sentence", "hint"),
     [
-        (["--ebpf", "required"], "eBPF is required", "--ebpf auto"),
-        (["--probes", "bpf,nvml"], "part of this version: bpf, nvml", "name kmsg"),
+        (["--probes", "bpf", "--ebpf", "off"], "--ebpf off forbids it", "leave out one"),
+        (["--ebpf", "required", "--ebpf-loader", "bcc"], "not part of this version", "--ebpf-loader native"),
+        (["--probes", "nvml"], "none of the probes asked for hears the kernel log: nvml", "name kmsg"),
     ],
 )
-def test_what_is_asked_for_and_not_built_is_refused_before_anything_is_touched(
+def test_ears_that_cannot_be_are_refused_before_anything_is_touched(
     tmp_path: Path, flags: list[str], sentence: str, hint: str
 ) -> None:
     places = ["--state-dir", str(tmp_path / "state"), "--socket", str(tmp_path / "s")]

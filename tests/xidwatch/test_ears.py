@@ -1,0 +1,184 @@
+"""The ears of a daemon: which run, what one fault becomes that several hear, and what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.config import Config, Ebpf, EbpfLoader, ProbeName
+from daemon.event import Event
+from daemon.filter import EVERYTHING
+from daemon.intake import Intake
+from daemon.pipeline import Pipeline
+from daemon.store import Store
+from probes import kernel
+from probes.bpf import availability
+from probes.bpf.syscalls import BpfError, Step
+from probes.errors import UserError
+from probes.health import ProbeHealth, Verdict
+from probes.klog import Look
+from tests.support import real_kernel_log
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+from tests.support.waiting import wait_for
+from xidwatch.ears import Choice, Ears, choose
+
+REAL = Path("/dev/kmsg")
+
+
+@pytest.fixture
+def ebpf() -> None:
+    """Skips where eBPF or the kernel log cannot be had."""
+    real_kernel_log.skip_unless_usable()
+    found = availability.check()
+    if found.verdict is not Verdict.OK:
+        pytest.skip(found.finding)
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[FakeKernelLog]:
+    with FakeKernelLog(tmp_path / "kmsg") as log:
+        yield log
+
+
+def about(daemon: Daemon, domain: str) -> list[dict[str, Any]]:
+    """The daemon's Xids of devices of this PCI domain."""
+    xids = [event for event in daemon.events() if event["kind"] == "xid"]
+    return [event for event in xids if event["gpu"]["pci"].startswith(domain)]
+
+
+def probes(daemon: Daemon) -> dict[str, dict[str, Any]]:
+    return {probe["name"]: probe for probe in json.loads(daemon.get("/readyz")[1])["probes"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"kmsg": REAL}, Choice(kmsg=True, klog=False, klog_instead=True, bpf=True)),
+        ({"kmsg": REAL, "ebpf": Ebpf.OFF}, Choice(kmsg=True, klog=False, klog_instead=True, bpf=False)),
+        ({"kmsg": Path("/tmp/fifo")}, Choice(kmsg=True, klog=False, klog_instead=False, bpf=False)),
+        (
+            {"kmsg": Path("/tmp/fifo"), "ebpf": Ebpf.REQUIRED},
+            Choice(kmsg=True, klog=False, klog_instead=False, bpf=True),
+        ),
+        (
+            {"probes": frozenset({ProbeName.BPF, ProbeName.KLOG})},
+            Choice(kmsg=False, klog=True, klog_instead=False, bpf=True),
+        ),
+    ],
+)
+def test_the_settings_choose_the_probes(settings: dict[str, Any], expected: Choice) -> None:
+    assert choose(replace(Config(), **settings)) == expected
+
+
+@pytest.mark.kmsg
+def test_a_line_heard_by_kmsg_and_ebpf_is_one_event_with_two_witnesses(ebpf: None, tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, kmsg=REAL, flags=["--allow-drills"]).start()
+    try:
+        domain = real_kernel_log.own_domain()
+        real_kernel_log.write(real_kernel_log.drill_line(f"{domain}:01:00", 79, 7))
+        wait_for(
+            lambda: [len(event["witnesses"]) for event in about(daemon, domain)] == [2], "the second witness"
+        )
+        [event] = about(daemon, domain)
+        assert {witness["probe"] for witness in event["witnesses"]} == {"kmsg", "bpf"}
+        assert (event["count"], event["drill"], event["origin"]) == (1, True, "userspace")
+        assert {name for name, probe in probes(daemon).items() if probe["hears"]} == {"kmsg", "bpf"}
+        assert b'xidwatch_probe_up{probe="bpf"} 1.0' in daemon.get("/metrics")[1]
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.kmsg
+@pytest.mark.parametrize("names", ["bpf", "kmsg,bpf", "klog", "bpf,klog", "kmsg,bpf,klog"])
+def test_a_forged_line_never_becomes_an_event(ebpf: None, tmp_path: Path, names: str) -> None:
+    daemon = Daemon(tmp_path, kmsg=REAL, flags=["--probes", names]).start()
+    try:
+        domain = real_kernel_log.own_domain()
+        real_kernel_log.write(
+            f"NVRM: Xid (PCI:{domain}:01:00): 79, pid=7, name=x, GPU has fallen off the bus."
+        )
+        wait_for(lambda: b"xidwatch_forged_lines_total 0.0" not in daemon.get("/metrics")[1], "the line")
+        assert about(daemon, domain) == []
+    finally:
+        daemon.stop()
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine test in a loop of its own."""
+
+    def run(tmp_path: Path, fifo: FakeKernelLog) -> None:
+        asyncio.run(test(tmp_path, fifo))
+
+    run.__name__ = test.__name__
+    return run
+
+
+def refused() -> Any:
+    raise BpfError(Step.LOAD_PROGRAM, errno.EINVAL, "")
+
+
+def ears_of(tmp_path: Path, **settings: Any) -> tuple[Ears, Intake, Store]:
+    """Ears whose eBPF does not load and whose looks find nothing."""
+    pipeline = Pipeline(node="n")
+    store = Store.open(tmp_path / "state", reserve_key=pipeline.reserve_key)
+    intake = Intake(pipeline, store, boot_id=kernel.boot_id(), clock=kernel.SystemClock())
+    intake.start()
+    ears = Ears(
+        replace(Config(), **settings),
+        intake=intake,
+        pipeline=pipeline,
+        resume=None,
+        load=refused,
+        look_for=lambda texts: Look([], None),
+    )
+    return ears, intake, store
+
+
+async def closed(ears: Ears, intake: Intake, store: Store) -> Sequence[Event]:
+    ears.close()
+    page = await store.stream.page(0, 1000, EVERYTHING)
+    intake.close()
+    await store.close()
+    return [item.event for item in page.items]
+
+
+@in_loop
+async def test_required_ebpf_that_cannot_be_ends_the_start(tmp_path: Path, fifo: FakeKernelLog) -> None:
+    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path, ebpf=Ebpf.REQUIRED)
+    with pytest.raises(UserError, match="eBPF is required, and it cannot be"):
+        ears.start()
+    await closed(ears, intake, store)
+
+
+@in_loop
+async def test_ebpf_that_cannot_be_is_a_state_with_its_reason(tmp_path: Path, fifo: FakeKernelLog) -> None:
+    names = frozenset({ProbeName.KMSG, ProbeName.BPF})
+    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path, probes=names)
+    ears.start()
+    kmsg, bpf = ears.health()
+    assert (kmsg.hears, bpf.hears) == (True, False)
+    assert bpf.reason is not None
+    await closed(ears, intake, store)
+
+
+@in_loop
+async def test_the_bcc_loader_is_said_to_be_missing(tmp_path: Path, fifo: FakeKernelLog) -> None:
+    names = frozenset({ProbeName.KMSG, ProbeName.BPF})
+    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path, probes=names, ebpf_loader=EbpfLoader.BCC)
+    ears.start()
+    assert ears.health()[1] == ProbeHealth(
+        "bpf",
+        hears=False,
+        live=True,
+        reason="the bcc loader is not part of this version",
+        hint="use --ebpf-loader native: it needs nothing installed",
+    )
+    await closed(ears, intake, store)
