@@ -94,10 +94,15 @@ class Confirmation:
 
     def __init__(self) -> None:
         self._clock = LogClock()
+        self._began_us: int | None = None
         self._doubts: _Shelf[_Doubt] = _Shelf()
         self._told: _Shelf[KernelLine] = _Shelf()  # of the log, and not heard by eBPF yet
         self._waiting: deque[_Doubt] = deque()
         self._seen: OrderedDict[tuple[int, str], dict[str, int]] = OrderedDict()
+
+    def begin(self, newest_us: int) -> None:
+        """The log's newest line is of kernel time `newest_us`, and eBPF has heard nothing yet."""
+        self._began_us = newest_us
 
     def take(self, line: KernelLine) -> Sequence[KernelLine | Proof]:
         """Take a line of any probe; gives back what goes on now, in order."""
@@ -228,7 +233,8 @@ class Confirmation:
             distance = abs(expected - told.kernel_us)
             return distance if distance <= self._clock.tolerance_us(_stamp(heard)) else None
         later = told.arrival_us - heard.arrival_us
-        return 0 if not told.wall_is_estimate and -_EARLIER_US <= later <= _LATER_US else None
+        is_old = told.wall_is_estimate and (self._began_us is None or told.kernel_us <= self._began_us)
+        return 0 if not is_old and -_EARLIER_US <= later <= _LATER_US else None
 
     def _has_twin(self, line: KernelLine) -> bool:
         """True when a line of the log that was read at about the same time has its text."""

@@ -18,15 +18,21 @@ from pathlib import Path
 from daemon.event import Event, Kind
 from daemon.fault import Facts
 from daemon.own_events import Operation
+from daemon.passed import Passed
 from daemon.pipeline import Pipeline, Snapshot
 from daemon.store import StateChange, Store
 from probes import procfs
 from probes.health import ProbeHealth
 from probes.kernel import Clock
+from probes.klog import NAME as KLOG
 from probes.klog import Look
+from probes.kmsg import NAME as KMSG
 from probes.line import Batch, KernelLine, LostRecords, ResumePoint
 
 log = logging.getLogger(__name__)
+
+PASSED_KEY = "passed"
+"""Name of the row of state that says which lines without sequence numbers are done."""
 
 GPUS_KEY = "gpus"
 """Name of the row of state that holds what is known of the GPUs, among those of open faults."""
@@ -50,6 +56,8 @@ class Intake:
         self._clock = clock
         self._proc = proc
         self._kept: ResumePoint | None = store.resume
+        self._started_without_resume = self._kept is None or self._kept.boot_id != boot_id
+        self._passed = Passed(boot_id, store.faults.get(PASSED_KEY))
         self._resume: ResumePoint | None = None
         self._unsaved = False
         self._tick: asyncio.TimerHandle | None = None
@@ -68,7 +76,7 @@ class Intake:
 
     def start(self) -> None:
         """Go on where the last process stopped."""
-        faults = {key: text for key, text in self._store.faults.items() if key != GPUS_KEY}
+        faults = {key: text for key, text in self._store.faults.items() if key not in (GPUS_KEY, PASSED_KEY)}
         saved = Snapshot(faults, self._store.context)
         now_us = self._clock.monotonic_us()
         events = [*self._pipeline.restore(saved, boot_id=self._boot_id, now_us=now_us)]
@@ -103,7 +111,9 @@ class Intake:
     def looked(self, look: Look) -> None:
         """Take what a look at the log showed of the lines that wait to be confirmed. Never raises."""
         try:
-            events = self._pipeline.looked(look, self._clock.monotonic_us())
+            confirmed, events = self._pipeline.looked(look, self._clock.monotonic_us())
+            for line in confirmed:
+                self._passed.note(line)
         except Exception:  # the same boundary as in `_process`
             self.failures += 1
             log.exception("what the kernel log showed could not be processed")
@@ -138,7 +148,7 @@ class Intake:
 
     def _process(self, record: KernelLine | LostRecords) -> Iterable[Event]:
         try:
-            if isinstance(record, KernelLine) and self._is_kept(record.boot_id, record.seq):
+            if isinstance(record, KernelLine) and self._is_done(record):
                 self._pipeline.learn(record)
                 return ()
             return self._pipeline.feed(record)
@@ -146,6 +156,17 @@ class Intake:
             self.failures += 1
             log.exception("a record could not be processed and was skipped: %r", record)
             return ()
+
+    def _is_done(self, line: KernelLine) -> bool:
+        """True for a line whose events were in the journal when this process started."""
+        if line.probe not in (KLOG, KMSG):
+            return False
+        by_mark = line.probe == KLOG or self._started_without_resume
+        if self._is_kept(line.boot_id, line.seq) or self._passed.was_done(line, by_mark=by_mark):
+            return True
+        if line.probe == KLOG:
+            self._passed.note(line)
+        return False
 
     def _is_kept(self, boot_id: str, seq: int | None) -> bool:
         """True for a record whose events were in the journal when this process started."""
@@ -158,7 +179,7 @@ class Intake:
 
     def _keep(self, events: Sequence[Event]) -> None:
         """Commit what changed, now if it matters and soon if it is only the resume point."""
-        if events or self._pipeline.has_changes:
+        if events or self._pipeline.has_changes or self._passed.changed:
             self._put(events)
         elif self._unsaved and self._save is None:
             loop = asyncio.get_running_loop()
@@ -167,7 +188,10 @@ class Intake:
 
     def _put(self, events: Sequence[Event]) -> None:
         changes = self._pipeline.take_changes()
-        state = StateChange(changes.faults, changes.dropped, changes.context)
+        faults = dict(changes.faults)
+        if self._passed.changed:
+            faults[PASSED_KEY] = self._passed.dump()
+        state = StateChange(faults, changes.dropped, changes.context)
         self._store.put(events, state, self._resume)
         self._unsaved = False
         if not events:

@@ -154,15 +154,23 @@ class Pipeline:
         self._coalescer.tick(now_us)
         return self._take(now_us)
 
+    def begin_to_confirm(self, newest_us: int) -> None:
+        """Say how far the log goes (kernel time of its newest line), before eBPF hears anything."""
+        self._confirmation.begin(newest_us)
+
     def unconfirmed(self) -> Collection[str]:
         """Texts of lines that wait to be confirmed: a look at the log can tell who printed them."""
         return self._confirmation.waiting()
 
-    def looked(self, look: Look, now_us: int) -> Sequence[Event]:
-        """Take what one look at the log showed of those lines, by arrival time `now_us`."""
-        for line in self._confirmation.look(look, now_us):
+    def looked(self, look: Look, now_us: int) -> tuple[Sequence[KernelLine], Sequence[Event]]:
+        """Take what one look at the log showed of those lines, by arrival time `now_us`.
+
+        Gives back the lines that it confirmed, under the log's own time, and what came of them.
+        """
+        confirmed = self._confirmation.look(look, now_us)
+        for line in confirmed:
             self._understand(line)
-        return self._take(now_us)
+        return confirmed, self._take(now_us)
 
     def next_deadline(self) -> int | None:
         """Arrival time at which `tick` is next needed; None when nothing is pending."""

@@ -7,7 +7,7 @@ stands in for the whole log: the other ears, which hear the real one, run beside
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,8 +26,6 @@ from probes.health import ProbeHealth
 from probes.klog import KlogProbe
 from probes.kmsg import KmsgProbe
 from probes.line import Batch, ResumePoint
-
-log = logging.getLogger(__name__)
 
 _KERNEL_LOG = path("/dev/kmsg")
 NO_BCC = "the bcc loader is not part of this version"
@@ -93,6 +91,7 @@ class Ears:
         self._intake = intake
         self._pipeline = pipeline
         self._read_log = read_log
+        self._look_for = look_for
         self._kmsg = (
             KmsgProbe(config.kmsg, self.take, resume=resume, on_change=self._changed) if choice.kmsg else None
         )
@@ -108,11 +107,14 @@ class Ears:
     def start(self) -> None:
         """Begin to hear. Raises UserError when eBPF is required and cannot be, or a path is no kernel log."""
         if self._bpf is not None:
+            self._note_how_far_the_log_goes()
             self._bpf.start()
         self._insist_on_ebpf()
         if self._kmsg is not None:
             self._kmsg.start()
-        if self._choice.klog or (self._choice.klog_instead and not self._kmsg_hears()):
+        if self._choice.klog or (
+            self._choice.klog_instead and not self._kmsg_hears() and self._log_is_open()
+        ):
             self._start_klog()
 
     def close(self) -> None:
@@ -153,7 +155,27 @@ class Ears:
         if why is not None and self._config.ebpf is Ebpf.REQUIRED:
             raise UserError(f"eBPF is required, and it cannot be: {why.reason}", hint=why.hint)
 
+    def _note_how_far_the_log_goes(self) -> None:
+        """What is in the log before eBPF hears cannot be what it hears."""
+        with contextlib.suppress(OSError):  # without the right to look, only live lines are matched
+            newest_us = self._look_for(()).newest_us
+            if newest_us is not None:
+                self._pipeline.begin_to_confirm(newest_us)
+
+    def _log_is_open(self) -> bool:
+        """Whether syslog(2) shows the log; where it does not, waiting for /dev/kmsg is all there is."""
+        try:
+            self._read_log()
+        except OSError:
+            return False
+        return True
+
     def _start_klog(self) -> None:
+        if self._kmsg is not None and not self._choice.klog:
+            # From here on the log is read this way only: opened later, /dev/kmsg would tell all of it again.
+            self._given_up = self._kmsg.health()
+            self._kmsg.close()
+            self._kmsg = None
         self._klog = KlogProbe(self.take, on_change=self._changed, read=self._read_log)
         self._klog.start()
 

@@ -155,7 +155,8 @@ class TestForgedLines:
             (LOST_GPU, 1_000_000, Origin.KERNEL),
             (LOST_GPU, 30_000_000, Origin.USERSPACE),
         )
-        assert ears.pipeline.looked(shown, copy.arrival_us + 3_000) == ()
+        _, news = ears.pipeline.looked(shown, copy.arrival_us + 3_000)
+        assert news == ()
         assert [event.count for event in ears.events()] == [1]
         assert ears.pipeline.counters.forged == 1
 
@@ -164,7 +165,7 @@ class TestForgedLines:
         line = by_bpf(LOST_GPU, 30_000_000)
         ears.take(line)
         shown = Look([LogLine(Origin.KERNEL, 1_000_000, LOST_GPU)], 30_000_000)
-        assert ears.pipeline.looked(shown, line.arrival_us + 3_000) == ()
+        assert ears.pipeline.looked(shown, line.arrival_us + 3_000) == ([], ())
         assert only(ears).origin is Origin.UNKNOWN
 
 
@@ -175,7 +176,7 @@ class TestOneLook:
         ears.take(line)
         assert list(ears.pipeline.unconfirmed()) == [LOST_GPU]
         shown = look((LOST_GPU, 1_000_000, Origin.KERNEL))
-        news = ears.kept(ears.pipeline.looked(shown, line.arrival_us + 3_000))
+        news = ears.kept(ears.pipeline.looked(shown, line.arrival_us + 3_000)[1])
         [event] = news
         assert (event.origin, event.severity, witnesses(event)) == (
             Origin.KERNEL,
@@ -190,7 +191,7 @@ class TestOneLook:
             line = by_bpf(LOST_GPU, 1_000_000)
             ears.take(line)
             shown = look((LOST_GPU, 1_000_000, Origin.KERNEL))
-            ears.revisions += ears.kept(ears.pipeline.looked(shown, line.arrival_us + 3_000))
+            ears.revisions += ears.kept(ears.pipeline.looked(shown, line.arrival_us + 3_000)[1])
             ears.take(later(LOST_GPU, 1_000_000))
             event = only(ears)
             assert (event.count, len(event.witnesses)) == (1, 2)
@@ -206,6 +207,16 @@ class TestOneLook:
 
 
 class TestUnconfirmed:
+    def test_a_line_that_the_log_gives_as_history_raises_it_if_it_was_printed_since_ebpf_began(self) -> None:
+        ears = heard()
+        ears.pipeline.begin_to_confirm(900_000)
+        ears.take(by_bpf(LOST_GPU, 1_000_000))
+        ears.pass_time(1_100_000)
+        ears.take(replace(by_kmsg(LOST_GPU, 900_000, delay_us=400_000, seq=1), wall_is_estimate=True))
+        ears.take(replace(by_kmsg(LOST_GPU, 1_000_000, delay_us=400_000, seq=2), wall_is_estimate=True))
+        ears.pass_time(60_000_000)
+        assert [(event.origin, event.count) for event in ears.events()] == [(Origin.KERNEL, 1)] * 2
+
     def test_it_goes_out_after_20_ms_as_a_warning_of_unknown_origin(self) -> None:
         ears = heard()
         line = by_bpf(LOST_GPU, 1_000_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from probes.health import ProbeHealth
 from tests.support.incidents import SECOND, Node
 from tests.support.records import GPU, record, xid
@@ -10,12 +12,14 @@ LOST = "GPU has fallen off the bus."
 MINUTE_S = 60.0
 
 
-def probe(node: Node, at_s: float, *, hears: bool) -> None:
+def probe(node: Node, at_s: float, *, hears: bool, others_hear: Sequence[str] = ()) -> None:
     """The probe of the kernel log goes down, or comes back."""
     node.wait(at_s)
     health = ProbeHealth("kmsg", hears=hears, live=True, reason=None if hears else "refused", hint=None)
     at_us = round(at_s * SECOND)
-    node.revisions += node.pipeline.probe_changed(health, boot_id=node.boot, at_us=at_us, wall_us=at_us)
+    node.revisions += node.pipeline.probe_changed(
+        health, boot_id=node.boot, at_us=at_us, wall_us=at_us, others_hear=others_hear
+    )
 
 
 def state(node: Node) -> str:
@@ -38,6 +42,13 @@ def test_a_reboot_is_no_cure_as_long_as_nobody_hears_whether_it_was_one() -> Non
     probe(node, 100 * MINUTE_S, hears=True)
     assert state(node) == "open"
     node.wait(102 * MINUTE_S)
+    assert state(node) == "recovered"
+
+
+def test_a_probe_that_is_down_does_not_matter_while_another_one_hears() -> None:
+    node = rebooted()
+    probe(node, 21, hears=False, others_hear=["bpf"])
+    node.wait(15 * MINUTE_S)
     assert state(node) == "recovered"
 
 

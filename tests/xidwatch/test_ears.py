@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,46 @@ def test_a_forged_line_never_becomes_an_event(ebpf: None, tmp_path: Path, names:
         assert about(daemon, domain) == []
     finally:
         daemon.stop()
+
+
+WITHOUT_KMSG = (
+    "mknod $0 c 1 11 && chown 65534 $0 && chmod 600 $0 && mount --bind $0 /dev/kmsg && "
+    'exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"'
+)
+
+
+@pytest.mark.kmsg
+@pytest.mark.parametrize("ebpf_setting", ["auto", "off"])
+def test_where_kmsg_is_refused_syslog_takes_its_place_and_a_restart_doubles_nothing(
+    ebpf: None, tmp_path: Path, ebpf_setting: str
+) -> None:
+    closed = ("unshare", "-m", "sh", "-c", WITHOUT_KMSG, str(tmp_path / "node"))
+    if subprocess.run([*closed, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mount namespace can be had here")
+    (tmp_path / "node").unlink()
+    flags = ["--allow-drills", "--ebpf", ebpf_setting]
+    daemon = Daemon(tmp_path, kmsg=REAL, flags=flags, wrapper=closed).start()
+    try:
+        domain = real_kernel_log.own_domain()
+        for n in (1, 2):
+            real_kernel_log.write(real_kernel_log.drill_line(f"{domain}:01:00", 79, 7, f"drill {n}"))
+        wait_for(lambda: [event["count"] for event in about(daemon, domain)] == [2], "both lines")
+        wait_for(
+            lambda: "klog" in [witness["probe"] for witness in about(daemon, domain)[0]["witnesses"]], "klog"
+        )
+        found = probes(daemon)
+        assert (found["kmsg"]["hears"], found["klog"]["hears"]) == (False, True)
+        assert "once a second" in found["klog"]["hint"]
+        before = {event["id"]: event["count"] for event in about(daemon, domain)}
+        daemon.kill()
+        (tmp_path / "node").unlink()
+        daemon.start()
+        real_kernel_log.write(real_kernel_log.drill_line(f"{domain}:02:00", 79, 7))
+        wait_for(lambda: len(about(daemon, domain)) == 2, "the line after the restart")
+        after = {event["id"]: event["count"] for event in about(daemon, domain)}
+        assert before.items() <= after.items()
+    finally:
+        daemon.kill()
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
