@@ -56,7 +56,7 @@ def test_what_the_real_log_overwrote_while_the_daemon_stood_still_is_one_gap_wit
 ) -> None:
     real_kernel_log.skip_unless_usable()
     pci = f"{own_domain()}:91:00"
-    daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills"])
+    daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills", "--ebpf", "off"])
     try:
         daemon.start()
         assert gaps(daemon) == []
@@ -95,7 +95,7 @@ def test_what_the_real_log_overwrote_while_no_daemon_ran_is_a_gap_behind_the_res
 ) -> None:
     real_kernel_log.skip_unless_usable()
     pci = f"{own_domain()}:91:00"
-    daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills"])
+    daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills", "--ebpf", "off"])
     try:
         daemon.start()
         last_read = real_kernel_log.write(drill_line(pci, 43, 1))
