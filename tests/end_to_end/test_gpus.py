@@ -54,7 +54,8 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> dict[str, Any]:
     result = call(daemon.url, tool, **arguments)
     assert not result.is_error, result.content
     assert result.structured_content is not None
-    return result.structured_content
+    content: dict[str, Any] = result.structured_content
+    return content
 
 
 def newest(daemon: Daemon, code: int) -> dict[str, Any]:

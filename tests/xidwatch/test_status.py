@@ -53,7 +53,7 @@ def state(**changes: Any) -> dict[str, Any]:
 
 def gpu(**changes: Any) -> dict[str, Any]:
     """Readings of eight GPUs that all answer."""
-    well = {"source": "ok", "reason": None, "mock": False, "expected": 8, "lost": [], "hung": []}
+    well: dict[str, Any] = {"source": "ok", "reason": None, "mock": False, "expected": 8, "lost": [], "hung": []}
     return well | changes
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from daemon.gpu import telemetry
 from daemon.gpu.readings import Health, Reading, Temperature
 from daemon.gpu.readings.memory_errors import RowRemapping
@@ -13,7 +15,7 @@ TIME_US = 1_769_079_600_000_000
 def test_every_reading_is_one_that_a_gpus_health_has() -> None:
     health = Health().to_json()
     for path in telemetry.READINGS.values():
-        value = health
+        value: Any = health
         for part in path.split("."):
             assert part in value, path
             value = value[part]
