@@ -36,11 +36,9 @@ class Unavailable:
 def unavailable(config: Config) -> tuple[Unavailable, ...]:
     """What the settings ask for, or leave open, and this version does not have."""
     probes = config.probes
-    parts = [
-        Unavailable(name, NOT_BUILT)
-        for name in (ProbeName.KLOG, ProbeName.NVML)
-        if probes is None or name in probes
-    ]
+    parts = [Unavailable(ProbeName.KLOG, NOT_BUILT)] if probes is None or ProbeName.KLOG in probes else []
+    if probes is None:
+        parts.append(Unavailable(ProbeName.NVML, "a second witness, opt-in: --probes kmsg,nvml"))
     if config.ebpf is not Ebpf.OFF:
         parts.append(Unavailable("ebpf", NOT_BUILT))
     return tuple(parts)

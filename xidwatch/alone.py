@@ -65,7 +65,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         probe = KmsgProbe(config.kmsg, intake.take, on_change=intake.probe_changed)
 
         def health() -> Sequence[ProbeHealth]:
-            return [probe.health()]
+            return [probe.health(), *gpu_side.health()]
 
         gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
         stack.push_async_callback(gpu_side.close)

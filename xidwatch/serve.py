@@ -115,7 +115,7 @@ async def _serve(config: Config) -> None:
         stack.push_async_callback(gpu_side.close)
 
         def health() -> Sequence[ProbeHealth]:
-            return [probe.health()]
+            return [probe.health(), *gpu_side.health()]
 
         services = Services(
             node=config.node_name,
@@ -157,7 +157,7 @@ async def _serve(config: Config) -> None:
         servers = {None: server, Channel.CLAUDE: build_server(services, channel=True, operator=operator)}
         app = build_app(services, server)
         stop_listening = await stack.enter_async_context(
-            unix_socket(config.socket, services, servers.__getitem__)
+            unix_socket(config.socket, services, servers.__getitem__, let_go_of_driver=gpu_side.hold.let_go)
         )
 
         def let_everybody_go() -> None:
@@ -182,6 +182,7 @@ async def _serve(config: Config) -> None:
         stack.callback(reading_on.cancel)
         probe.start()
         stack.callback(probe.close)
+        gpu_side.listen()
         say_what_it_hears(config, address, health())
         await listener.run_until_stopped()
         log.info("stopping")

@@ -14,6 +14,7 @@ from daemon.gpu.answers import Answer, Answered, Answers, Unanswered
 from daemon.gpu.client import GpuWorker
 from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import Costly, Health, Identity, NvLink, Processes, Reading, Section
+from daemon.gpu.released import Released
 from daemon.gpu.source import SourceName, SourceState, Sweep
 from daemon.thread import DiskThread
 from probes import procfs
@@ -22,6 +23,8 @@ from probes.procfs import ProcGpu
 DEADLINE_S = 5.0
 """How long GPUs may take to answer: a thousand times what a healthy one needs for its health."""
 
+_ENDING_S = 1.0
+"""How much longer than for its last answer the end of a worker is waited for."""
 _PROC_S = 0.5
 """How long /proc is waited for before what it said last time will do."""
 
@@ -98,6 +101,10 @@ class NvmlSource:
     def release(self) -> None:
         """Let go of the driver's device files until the next question."""
         self._worker.release()
+
+    async def let_go(self) -> Released:
+        """The same; returns when it is done, after the questions that are being answered."""
+        return await self._worker.let_go(within_s=self._deadline_s + _ENDING_S)
 
     async def close(self) -> None:
         """End the worker."""

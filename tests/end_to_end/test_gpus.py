@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from daemon.gpu.process import sees_host_pids
 from tests.mcp_server.serving import SseReader
 from tests.support import fake_nvml
+from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.fake_nvml import Scenario, pci, uuid
 from tests.support.kernel_log import FakeKernelLog
@@ -178,3 +180,40 @@ def test_a_lost_gpu_is_missed_over_a_restart_until_the_driver_is_back(
     fleet.reloads(2)
     kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
     wait_for(lambda: lost()["state"] == "healthy", "the GPU to be found again")
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path, kernel_log: FakeKernelLog, fleet: Scenario) -> Iterator[Daemon]:
+    """A daemon that listens to NVML's events too."""
+    running = Daemon(
+        tmp_path, kmsg=kernel_log.path, flags=["--probes", "kmsg,nvml"], environ=fleet.environment()
+    )
+    try:
+        yield running.start()
+    finally:
+        assert running.stop() == 0
+    assert "Traceback" not in running.log.read_text()
+
+
+def hears_nvml(daemon: Daemon) -> bool:
+    status = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)
+    return any(probe["name"] == "nvml" and probe["hears"] for probe in status["probes"])
+
+
+def test_nvml_is_a_second_witness_and_lets_go_of_the_driver_when_told_to(
+    witnessed: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard")
+    kernel_log.write(xid(31, "pid=446, name=train, MMU Fault: ENGINE GRAPHICS"))
+    fleet.event(1, GPU, 31)
+
+    def witnesses() -> list[str]:
+        return [witness["probe"] for witness in newest(witnessed, 31).get("witnesses", ())]
+
+    wait_for(lambda: witnesses() == ["kmsg", "nvml"], "both witnesses")
+    assert [event["code"] for event in witnessed.events("since=0&kind=xid")] == [31]
+    let_go = xidwatch("release-driver", "--socket", str(witnessed.socket))
+    assert let_go.code == 0, let_go.err
+    assert not hears_nvml(witnessed)
+    kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
+    wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard again")
