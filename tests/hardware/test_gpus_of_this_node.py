@@ -36,7 +36,7 @@ def test_every_gpu_of_the_driver_is_named_and_judged(listening_daemon: Daemon) -
         assert gpu["state"] in {"healthy", "degraded", "unhealthy"}  # and not unknown: all was read
     node, text = ask(listening_daemon, "describe_gpu_node")
     print(text)
-    assert node["driver_version"] == procfs.driver_version()
+    assert node["driver"]["version"] == procfs.driver_version()
     ask(listening_daemon, "get_nvlink_topology")
 
 
@@ -50,7 +50,7 @@ def test_a_program_on_the_gpu_is_found(listening_daemon: Daemon) -> None:
         [process] = wait_for(users, "the program to be listed")
         if sees_host_pids():
             assert process["pid"] == pid
-            assert "cuda_context" in process["command_line"]
+            assert "cuda_context" in process["facts"]["command_line"]
     print(f"\n{process}")
 
 
