@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daemon.config import Config, GpuBackend, ProbeName
+from daemon.config import Config, ProbeName
 from daemon.event import Event, Kind, Process
 from daemon.gpu.driver_hold import DriverHold
 from daemon.gpu.inquiry import Inquiry, gpus
@@ -54,7 +54,7 @@ class GpuSide:
             self.processes,
             intake.found_out,
             wall_us=clock.wall_us,
-            reads_gpus=config.gpu is not GpuBackend.MOCK,
+            reads_gpus=isinstance(self.source, NvmlSource),
         )
 
         self.events = self._witness(config)

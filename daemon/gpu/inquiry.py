@@ -55,8 +55,8 @@ class Inquiry:
         wall_us: Callable[[], int],
         reads_gpus: bool = True,
     ) -> None:
-        """Without `reads_gpus` only processes are looked up: readings of invented GPUs have no place in the
-        events of real ones."""
+        """Without `reads_gpus` only processes are looked up: readings are switched off, or those of invented
+        GPUs, which have no place in the events of real ones."""
         self._watch = watch
         self._reads_gpus = reads_gpus
         self._processes = processes
