@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.config import Config, Ebpf, ProbeName
+from daemon.config import Config, Ebpf, GpuBackend, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
@@ -37,6 +37,12 @@ def unavailable(config: Config) -> tuple[Unavailable, ...]:
     """What the settings ask for, or leave open, and this version does not have."""
     probes = config.probes
     parts = [Unavailable(ProbeName.KLOG, NOT_BUILT)] if probes is None or ProbeName.KLOG in probes else []
+    if (
+        probes is not None
+        and ProbeName.NVML in probes
+        and config.gpu not in (GpuBackend.AUTO, GpuBackend.NVML)
+    ):
+        parts.append(Unavailable(ProbeName.NVML, f"--gpu {config.gpu} reads no GPU"))
     if probes is None:
         parts.append(Unavailable(ProbeName.NVML, "a second witness, opt-in: --probes kmsg,nvml"))
     if config.ebpf is not Ebpf.OFF:

@@ -10,6 +10,7 @@ from daemon.config import Config, ProbeName
 from daemon.event import Event, Kind, Process
 from daemon.gpu.driver_hold import DriverHold
 from daemon.gpu.inquiry import Inquiry, gpus
+from daemon.gpu.mock import MockSource
 from daemon.gpu.nvml_events import NvmlEvents
 from daemon.gpu.nvml_source import NvmlSource
 from daemon.gpu.process import ProcessReader
@@ -47,7 +48,7 @@ class GpuSide:
             recent_events=recent_events,
             wall_us=clock.wall_us,
             learnt=self._learnt,
-            save=intake.save_gpus,
+            save=self._save,
         )
         self._inquiry = Inquiry(
             self.watch,
@@ -63,12 +64,13 @@ class GpuSide:
     def start(self) -> None:
         """Take up what an earlier process knew, and listen to events from now on; before `Intake.start`."""
         saved = self._intake.saved_gpus
-        if saved is not None:
+        if saved is not None and not self._is_mock:
             try:
                 self.watch.load(saved)
-            except (ValueError, TypeError, KeyError) as error:
-                log.warning("what was kept of the GPUs cannot be read: %r", error)
-        self._intake.listen(self.watch.heard)
+            except ValueError as error:
+                log.warning("what was kept of the GPUs cannot be read: %s", error)
+        if not self._is_mock:
+            self._intake.listen(self.watch.heard)
         self._intake.listen(self._inquiry.heard)
         self._intake.listen(self._after_a_reload)
 
@@ -135,7 +137,7 @@ class GpuSide:
 
     def _gpus_that_answer(self) -> Sequence[str] | None:
         expected = self.watch.expected.all()
-        if not expected:
+        if not expected and not self.watch.sick.all():
             return None
         return [gpu.pci for gpu in expected if not gpu.is_lost and self.watch.sick.get(gpu.pci) is None]
 
@@ -143,6 +145,15 @@ class GpuSide:
         if any(event.kind is Kind.DRIVER_LOADED and not event.drill for event in events):
             self.hold.take_up()
 
+    @property
+    def _is_mock(self) -> bool:
+        """Invented GPUs: nothing of them is kept, and what the kernel says is not about them."""
+        return isinstance(self.source, MockSource)
+
+    def _save(self, text: str) -> None:
+        if not self._is_mock:
+            self._intake.save_gpus(text)
+
     def _learnt(self, identities: Sequence[Identity]) -> None:
-        if not self.source.state().mock:
+        if not self._is_mock:
             self._pipeline.learn_from_nvml(gpus(identities))

@@ -180,8 +180,11 @@ def _gpu(identity: Identity) -> Gpu:
 
 
 def _lived(facts: ProcessFacts, event: Event) -> bool:
-    """True when the process had begun before the fault: else its pid was given to another since."""
-    return facts.started_us is not None and facts.started_us <= event.time_us + CLOCK_TICK_US
+    """True when it is the process of the line: its name is the one that the driver printed, and it had begun
+    before. Otherwise its pid was given to another since, or the line was read late."""
+    name = event.process.name if event.process is not None else None
+    is_named_so = name is None or facts.name is None or facts.name[:15] == name[:15]
+    return is_named_so and facts.started_us is not None and facts.started_us <= event.time_us + CLOCK_TICK_US
 
 
 def _process(facts: ProcessFacts) -> Process:

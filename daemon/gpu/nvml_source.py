@@ -74,6 +74,11 @@ class NvmlSource:
             reason, hint = None, None
         return SourceState(name, reason, hint, hung=status.hung, abandoned=status.abandoned)
 
+    async def listed(self) -> Sequence[str] | None:
+        """The GPUs in /proc/driver/nvidia; None where that shows none."""
+        await self._read_proc()
+        return list(self._in_proc) or None
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         """Readings with `identity`; of a GPU that does not answer, what /proc says of it."""
         return await self._sweep("identity", gpus)
@@ -152,10 +157,12 @@ class NvmlSource:
             self._thread = DiskThread("gpu-proc")
         if self._reading_proc is None:
             self._reading_proc = asyncio.create_task(self._thread.call(lambda: procfs.gpus(self._proc)))
-        done, _ = await asyncio.wait([self._reading_proc], timeout=_PROC_S)
-        if done and self._reading_proc is not None:
-            self._in_proc = {gpu.pci: gpu for gpu in self._reading_proc.result()}
-            self._reading_proc = None
+        reading = self._reading_proc  # shared by questions that are asked at the same time
+        done, _ = await asyncio.wait([reading], timeout=_PROC_S)
+        if done:
+            self._in_proc = {gpu.pci: gpu for gpu in reading.result()}
+            if self._reading_proc is reading:
+                self._reading_proc = None
 
 
 def _each(answers: Answers, wanted: Sequence[str] | None) -> Mapping[str, Answer]:

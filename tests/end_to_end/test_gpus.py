@@ -60,6 +60,11 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> dict[str, Any]:
     return content
 
 
+def comm(pid: int) -> str:
+    """The name that the kernel keeps of a process, which the driver prints."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def newest(daemon: Daemon, code: int) -> dict[str, Any]:
     """The newest event of this code; {} while there is none."""
     found = [event for event in daemon.events() if (event["kind"], event["code"]) == ("xid", code)]
@@ -95,7 +100,8 @@ def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
 @pytest.mark.skipif(not sees_host_pids(), reason="this machine's pids are not those of the host")
 def test_a_process_that_lives_is_named(daemon: Daemon, kernel_log: FakeKernelLog) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()", "--secret"], stdin=subprocess.PIPE) as program:
-        kernel_log.write(xid(31, f"pid={program.pid}, name=python3, MMU Fault: ENGINE GRAPHICS"))
+        kernel_log.write(xid(31, f"pid={program.pid}, name={comm(program.pid)}, MMU Fault: ENGINE GRAPHICS"))
+        wait_for(lambda: newest(daemon, 31), "the event")
         wait_for(lambda: newest(daemon, 31)["process"]["command_line"], "the process to be looked up")
         process = newest(daemon, 31)["process"]
         program.communicate(b"\n")

@@ -63,6 +63,11 @@ def test_only_the_advice_that_nothing_is_needed_ends_it(to: int, ends: bool) -> 
     assert (heard(event(), advice).get(PCI) is None) is ends
 
 
+def test_what_the_log_of_the_boot_before_says_later_is_over() -> None:
+    loaded = event(None, at_s=101, kind=Kind.DRIVER_LOADED, gpu=None)
+    assert heard(loaded, event()).get(PCI) is None
+
+
 def test_an_answer_ends_it_and_the_table_survives_a_restart() -> None:
     sick = heard(event())
     assert sick.changed
@@ -70,6 +75,8 @@ def test_an_answer_ends_it_and_the_table_survives_a_restart() -> None:
     later.load(json.loads(json.dumps(sick.dump())))
     assert later.get(PCI) == sick.get(PCI)
     assert not sick.changed
-    later.answered(PCI)
+    later.answered(PCI, 100 * SECOND_US)  # asked before it fell ill
+    assert later.get(PCI) is not None
+    later.answered(PCI, 101 * SECOND_US)
     assert later.get(PCI) is None
     assert later.changed
