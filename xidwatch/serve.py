@@ -66,6 +66,11 @@ def _end_process() -> NoReturn:
 
 
 def _refuse_what_is_not_built(config: Config) -> None:
+    if config.probes is not None and set(config.probes) == {ProbeName.NVML}:
+        raise UserError(
+            "NVML's events are a second witness: they do not tell of every fault",
+            hint="name a source of kernel messages too: --probes kmsg,nvml",
+        )
     if config.probes is not None and ProbeName.KMSG not in config.probes:
         raise UserError(
             f"none of the probes asked for is part of this version: {', '.join(sorted(config.probes))}",

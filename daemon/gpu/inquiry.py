@@ -130,7 +130,9 @@ class Inquiry:
             self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
             return
         if gpu.pci in self._gpus_being_read:
-            return  # another event of this moment gets the readings
+            reason = "the GPU is being read for another event of this moment"
+            self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
+            return
         self._gpus_being_read.add(gpu.pci)
         try:
             asked_us = self._wall_us()

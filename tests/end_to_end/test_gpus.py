@@ -88,6 +88,23 @@ def test_a_critical_event_learns_which_gpu_it_is_about_and_how_that_is(
     assert newest(daemon, 31)["telemetry"] is None
 
 
+def test_two_critical_events_of_one_moment_both_say_how_the_gpu_was_or_why_not(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    fleet.takes(300_000, "nvmlDeviceGetTemperature", gpu=GPU)
+    kernel_log.write(xid(48, "pid=446, name=train, DBE (double bit error)"))
+    kernel_log.write(xid(95, "pid=446, name=train, Uncontained: FBHUB. RST: Yes, D-RST: No"))
+    wait_for(lambda: newest(daemon, 48).get("telemetry"), "the telemetry of the first")
+    wait_for(lambda: newest(daemon, 95).get("telemetry"), "the telemetry of the second")
+
+
+def test_nvml_alone_is_no_source(tmp_path: Path) -> None:
+    refused = xidwatch("serve", "--probes", "nvml", "--state-dir", str(tmp_path / "state"))
+    assert refused.code == 2
+    assert "second witness" in refused.err
+    assert "--probes kmsg,nvml" in refused.err
+
+
 def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
     daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
 ) -> None:
