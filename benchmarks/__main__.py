@@ -14,7 +14,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import decode_rate, fan_out, flood, idle, latency, replay_rate, start_up, storm, tool_calls
+from benchmarks import (
+    decode_rate,
+    fan_out,
+    flood,
+    gpus,
+    idle,
+    latency,
+    replay_rate,
+    start_up,
+    storm,
+    tool_calls,
+)
 from benchmarks.figure import Outcome, Plan, Row, no_limits, run_row
 from benchmarks.machine import describe, load
 from benchmarks.table import header, table
@@ -26,6 +37,7 @@ ROWS = (
     Row("idle", "the daemon with nothing to do", idle.measure),
     Row("calls", "tool calls", tool_calls.measure),
     Row("fanout", "one event to 1,000 subscribers", fan_out.measure),
+    Row("gpus", "reading GPUs", gpus.measure),
     Row("decode", "lines decoded a second", decode_rate.measure),
     Row("replay", "a saved log replayed", replay_rate.measure),
     Row("start", "start-up", start_up.measure),

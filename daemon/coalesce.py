@@ -183,6 +183,35 @@ class Coalescer:
             self.faults.move(known, heard.slot, heard.sufferer)
         return self._extend(known, heard)
 
+    def adopt(self, told: OpenFault, heard: Heard) -> OpenFault | None:
+        """Take the log's first line of a fault that another witness told of without one: from now on the
+        event says what the log says, under the id with which it went out."""
+        self._finish_silent(heard.at_us)
+        unfinished = self._unfinished.get(_device(heard.slot))
+        if unfinished is not None and _belongs(unfinished, heard):
+            return self.line(heard)
+        if unfinished is not None:
+            self._finish(unfinished, heard.arrival_us)
+        first, before = _opened_by(heard), told.event
+        self.faults.move(told, heard.slot, heard.sufferer)
+        told.event = replace(
+            first.event,
+            id=before.id,
+            revision=before.revision,
+            time_us=min(before.time_us, first.event.time_us),
+            incident=before.incident,
+        )
+        told.count, told.lines, told.detail, told.process = 1, first.lines, first.detail, first.process
+        told.began_us = told.last_us = heard.at_us
+        told.heard(at_us=heard.at_us, wall_us=heard.wall_us, arrival_us=heard.arrival_us)
+        told.witnesses += (Witness(heard.probe, max(0, heard.wall_us - before.time_us)),)
+        if heard.part is Part.OPENING:
+            told.complete = False
+            told.openings.add(heard.text)
+            self._unfinished[_device(heard.slot)] = told
+        self.faults.revise(told, heard.arrival_us)
+        return told
+
     def _extend(self, known: OpenFault, heard: Heard) -> OpenFault:
         """Add a line to an event that is already out."""
         _add(known, heard)

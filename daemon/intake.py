@@ -17,6 +17,7 @@ from pathlib import Path
 
 from daemon.event import Event, Kind
 from daemon.fault import Facts
+from daemon.nvml_witness import NvmlEvent
 from daemon.own_events import Operation
 from daemon.passed import Passed
 from daemon.pipeline import Pipeline, Snapshot
@@ -129,6 +130,10 @@ class Intake:
         now_us, wall_us = self._clock.monotonic_us(), self._clock.wall_us()
         events = self._pipeline.operated(operation, boot_id=self._boot_id, at_us=now_us, wall_us=wall_us)
         self._keep(events)
+
+    def nvml_said(self, event: NvmlEvent) -> None:
+        """Take what NVML's event set told."""
+        self._keep(self._pipeline.nvml_said(event))
 
     def save_gpus(self, text: str) -> None:
         """Write down what is known of the GPUs."""

@@ -1,8 +1,9 @@
 """From a kernel record to events: decode → confirm → witness → coalesce → correlate.
 
-Synchronous, and without a clock of its own: `feed` takes records in the order of the log, `tick`
-takes the time, both give back the events that are new or changed. Live reading, replay, crash
-recovery and tests run this same object. `snapshot` and `restore` carry its state over a restart.
+Synchronous, and without a clock of its own: `feed` takes records in the order of the log, `nvml_said`
+what NVML tells beside it, `tick` the time; all give back the events that are new or changed. Live reading,
+replay, crash recovery and tests run this same object. `snapshot` and `restore` carry its state over a
+restart.
 
 Only the kernel can raise an alarm: what a user process wrote into the log becomes an event marked
 as a drill where drills are allowed, and is else counted as forged; it never teaches the device map.
@@ -23,6 +24,9 @@ from daemon.grammar import find
 from daemon.hearing import hear
 from daemon.incidents import PREFIX, Incidents
 from daemon.knowledge import Knowledge
+from daemon.nvml_witness import PROBE as NVML
+from daemon.nvml_witness import STATE_KEY as NVML_WAITING
+from daemon.nvml_witness import NvmlEvent, NvmlWitness, delay_us, is_repeat, told_alone
 from daemon.own_events import (
     Operation,
     Report,
@@ -79,6 +83,10 @@ class Counters:
     """Of those, the ones that the log showed to be the kernel's afterwards."""
     disproved: int = 0
     """Of those, the ones that a process had written."""
+    nvml_told: int = 0
+    """What NVML's event set told."""
+    nvml_alone: int = 0
+    """Of that, faults of which the log had no line in time."""
     state_errors: int = 0
     """Saved open faults and incidents that could not be read back."""
 
@@ -101,6 +109,7 @@ class Pipeline:
         self._confirmation = Confirmation()
         self._witnesses = Witnesses()
         self._forged = Witnesses()  # apart: a flood of forged lines must not make true ones forgotten
+        self._nvml = NvmlWitness()
         self._coalescer = Coalescer(quiet_gap_us, self._knowledge.allowance_of)
 
     @property
@@ -135,6 +144,15 @@ class Pipeline:
             self._line(record)
         return self._take(record.arrival_us)
 
+    def nvml_said(self, event: NvmlEvent) -> Sequence[Event]:
+        """Take what NVML tells, in the order in which it does; gives back new and changed events."""
+        self.counters.nvml_told += 1
+        self._coalescer.publish_due(event.arrival_us)
+        home = self._nvml.said(event, self._coalescer.open_faults())
+        if home is not None:
+            self._nvml_told_of(home, event)
+        return self._take(event.arrival_us)
+
     def learn(self, line: KernelLine) -> None:
         """Take a record whose events are already kept: only for what later ones need to know."""
         self._knowledge.learn(line)
@@ -152,6 +170,8 @@ class Pipeline:
         for line in self._confirmation.expire(now_us):
             self._understand(line)
         self._coalescer.tick(now_us)
+        for event in self._nvml.due(now_us):
+            self._nvml_alone(event)
         return self._take(now_us)
 
     def begin_to_confirm(self, newest_us: int) -> None:
@@ -174,7 +194,7 @@ class Pipeline:
 
     def next_deadline(self) -> int | None:
         """Arrival time at which `tick` is next needed; None when nothing is pending."""
-        parts = (self._confirmation, self._coalescer, self._incidents)
+        parts = (self._confirmation, self._coalescer, self._incidents, self._nvml)
         return min((due for part in parts if (due := part.next_deadline()) is not None), default=None)
 
     def probe_changed(
@@ -209,22 +229,25 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The whole state."""
         faults = {fault.state_key: fault.dump() for fault in self._coalescer.open_faults()}
-        return Snapshot(faults | self._incidents.snapshot(), self._knowledge.dump())
+        return Snapshot(
+            {**faults, **self._incidents.snapshot(), **self._nvml.snapshot()}, self._knowledge.dump()
+        )
 
     @property
     def has_changes(self) -> bool:
         """True when `take_changes` has something to give."""
         table = self._coalescer.faults
-        is_changed = table.touched or table.forgotten or self._knowledge.changed
+        is_changed = table.touched or table.forgotten or self._knowledge.changed or self._nvml.changed
         return bool(is_changed) or self._incidents.has_changes
 
     def take_changes(self) -> Changes:
         """What of the state changed since the last call: to be written with the events it led to."""
         table = self._coalescer.faults
         incidents, ended = self._incidents.take_changes()
+        waiting, over = self._nvml.take_changes()
         changes = Changes(
-            {key: fault.dump() for key, fault in table.touched.items()} | incidents,
-            frozenset(table.forgotten | ended),
+            {**{key: fault.dump() for key, fault in table.touched.items()}, **incidents, **waiting},
+            frozenset(table.forgotten | ended | over),
             self._knowledge.dump() if self._knowledge.changed else None,
         )
         table.touched.clear()
@@ -247,7 +270,10 @@ class Pipeline:
         unreadable = []
         for key in [key for key in saved.faults if key not in incidents]:
             try:
-                faults.append(OpenFault.load(saved.faults[key]))
+                if key == NVML_WAITING:
+                    self._nvml.load(saved.faults[key], now_us)
+                else:
+                    faults.append(OpenFault.load(saved.faults[key]))
             except (ValueError, TypeError, KeyError, AttributeError):
                 unreadable.append(key)
         unreadable += self._incidents.restore(incidents, boot_id=boot_id, now_us=now_us)
@@ -255,6 +281,7 @@ class Pipeline:
         self._coalescer.faults.forgotten.update(unreadable)
         self._coalescer.restore(faults, now_us)
         self._coalescer.end_all(now_us, lambda slot: slot.boot_id != boot_id)
+        self._nvml.restore(self._coalescer.open_faults())
         return self._take(now_us)
 
     def take_over(self, earlier: Snapshot, *, now_us: int) -> Sequence[Event]:
@@ -301,10 +328,19 @@ class Pipeline:
         if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
             self._knowledge.learn_driver(fault)
             self._coalescer.end_all(line.arrival_us, lambda slot: slot.trust is not Trust.DRILL)
-        sighting.home = self._coalescer.line(self._heard(fault, line, drill))
+        sighting.home = self._place(self._heard(fault, line, drill))
 
     def _heard(self, fault: Fault, line: KernelLine, drill: bool) -> Heard:
         return hear(fault, line, self._knowledge, node=self._node, drill=drill)
+
+    def _place(self, heard: Heard) -> OpenFault | None:
+        """Count a line to its fault, the one that NVML told of before included; gives back the fault."""
+        told = self._nvml.told_before(heard, self._coalescer.faults.holds)
+        home = self._coalescer.adopt(told, heard) if told is not None else self._coalescer.line(heard)
+        if home is not None:
+            for event in self._nvml.line_read(home):
+                self._nvml_told_of(self._nvml.known(event, self._coalescer.open_faults()) or home, event)
+        return home
 
     def _settle(self, proof: Proof) -> None:
         """The log shows a line that went out unconfirmed: raise what came of it, or take it back."""
@@ -331,7 +367,26 @@ class Pipeline:
         if heard.slot.trust is not Trust.PROVED:  # glued to other text: even the log does not prove it
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
         elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us):
-            sighting.home = self._coalescer.line(heard)
+            sighting.home = self._place(heard)
+
+    def _nvml_told_of(self, home: OpenFault, event: NvmlEvent) -> None:
+        """NVML's word belongs to a fault that is known: one more witness of it."""
+        if is_repeat(event, home):
+            self._coalescer.report_again(home, at_us=event.arrival_us, wall_us=event.wall_us)
+        else:
+            self._coalescer.witness(home, NVML, event.arrival_us, delay_us(event, home))
+
+    def _nvml_alone(self, event: NvmlEvent) -> None:
+        """The log has had its time: what NVML said is an event of its own, or one more of the last one."""
+        home = self._nvml.known(event, self._coalescer.open_faults())
+        if home is not None:
+            self._nvml_told_of(home, event)
+            return
+        self.counters.nvml_alone += 1
+        gpu = self._knowledge.devices.gpu(event.pci, event.mig)
+        fault = told_alone(event, gpu, node=self._node, driver_version=self.driver_version)
+        self._coalescer.report(fault, event.arrival_us)
+        self._nvml.stands_alone(fault)
 
     def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> None:
         """Publish what a probe has to say of itself, or add it to what it said within the quiet gap."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.config import Config, EbpfLoader, ProbeName
+from daemon.config import Config, EbpfLoader, GpuBackend, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
@@ -36,9 +36,15 @@ class Unavailable:
 def unavailable(config: Config) -> tuple[Unavailable, ...]:
     """What the settings ask for, or leave open, and this version does not have."""
     probes = config.probes
-    parts = [Unavailable(name, NOT_BUILT) for name in (ProbeName.NVML,) if probes is None or name in probes]
-    if config.ebpf_loader is EbpfLoader.BCC:
-        parts.append(Unavailable("bcc", NOT_BUILT))
+    parts = [Unavailable("bcc", NOT_BUILT)] if config.ebpf_loader is EbpfLoader.BCC else []
+    if (
+        probes is not None
+        and ProbeName.NVML in probes
+        and config.gpu not in (GpuBackend.AUTO, GpuBackend.NVML)
+    ):
+        parts.append(Unavailable(ProbeName.NVML, f"--gpu {config.gpu} reads no GPU"))
+    if probes is None:
+        parts.append(Unavailable(ProbeName.NVML, "a second witness, opt-in: --probes kmsg,nvml"))
     return tuple(parts)
 
 

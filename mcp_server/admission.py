@@ -7,8 +7,9 @@ since what was parsed from it lives as long, and may be many times its size.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import mcp_types as types
@@ -23,8 +24,10 @@ from mcp_server.rpc import TOO_MANY, http_error
 BODY_LIMIT: Final = 256 * 1024
 """Bytes of a request's body. The longest a client has reason to send is a pasted piece of a log."""
 SWALLOWED: Final = 16 * 1024 * 1024
-"""A body that is refused is still read up to this size: a client that is cut off in the middle of
-sending does not see why."""
+"""Bytes of a refused body that are still read."""
+SWALLOW_S: Final = 2.0
+SMALL_BYTES: Final = 4 * 1024
+"""What every body may have without being counted."""
 MAX_REQUESTS: Final = 4_096
 """Room for open requests, shared by address."""
 REQUESTS_ALWAYS: Final = 16
@@ -56,33 +59,41 @@ class Admission:
         when the client left in the middle.
         """
         address = address_of(scope)
-        body = bytearray()
         with self._requests.taken_by(address):
+            body = await self._read(address, receive)
             try:
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientDisconnect
-                    more = bool(message.get("more_body"))
-                    try:
-                        self._take(address, body, message.get("body", b""))
-                    except (BodyTooLargeError, NoRoomError):
-                        if more:
-                            await _swallow(receive)  # a client that is cut off does not see why
-                        raise
-                yield bytes(body)
+                yield body
             finally:
-                self._bytes.give_back(address, len(body))
+                self._bytes.give_back(address, _counted(len(body)))
 
-    def _take(self, address: str, body: bytearray, part: bytes) -> None:
-        if len(body) + len(part) > BODY_LIMIT:
-            raise BodyTooLargeError
+    async def _read(self, address: str, receive: Receive) -> bytes:
+        """The whole body, which is counted from then on."""
+        body, more = bytearray(), True
         try:
-            self._bytes.take(address, len(part))
-        except OverQuotaError:
-            raise NoRoomError from None
-        body += part
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                more = bool(message.get("more_body"))
+                part = message.get("body", b"")
+                if len(body) + len(part) > BODY_LIMIT:
+                    raise BodyTooLargeError
+                self._bytes.take(address, _counted(len(body) + len(part)) - _counted(len(body)))
+                body += part
+        except BaseException as error:
+            self._bytes.give_back(address, _counted(len(body)))
+            body.clear()
+            if more and isinstance(error, BodyTooLargeError | OverQuotaError):
+                await _swallow(receive)
+            if isinstance(error, OverQuotaError):
+                raise NoRoomError from None
+            raise
+        return bytes(body)
+
+
+def _counted(size: int) -> int:
+    """What a body of this size counts: small ones are bounded by their number."""
+    return max(0, size - SMALL_BYTES)
 
 
 def answer_to(error: BodyTooLargeError | NoRoomError | OverQuotaError) -> Response:
@@ -98,10 +109,12 @@ def answer_to(error: BodyTooLargeError | NoRoomError | OverQuotaError) -> Respon
 
 
 async def _swallow(receive: Receive) -> None:
-    """Read the rest of a body that is refused, up to `SWALLOWED` bytes."""
+    """Read the rest of a body that is refused: a client that is cut off while it sends does not see why."""
     left = SWALLOWED
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if not message.get("more_body"):
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SWALLOW_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return

@@ -7,6 +7,7 @@ another PID namespace have no number here and count as one.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import struct
 from contextvars import ContextVar
@@ -24,7 +25,20 @@ _CREDENTIALS = struct.Struct("iII")
 def address_of(scope: Scope) -> str:
     """The client of an HTTP request."""
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    return share_of(str(client[0])) if client else ""
+
+
+def share_of(host: str) -> str:
+    """Whose share an IP address has: an IPv6 host has a /64 of them, and they are all one client."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def process_of(writer: asyncio.StreamWriter) -> str:

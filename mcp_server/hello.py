@@ -94,7 +94,13 @@ class WantStatus(_Want):
     want: Literal["status"]
 
 
-Want = WantMcp | WantEvents | WantStatus
+class WantReleaseDriver(_Want):
+    """Let go of the NVIDIA driver's device files; one line says what was let go."""
+
+    want: Literal["release-driver"]
+
+
+Want = WantMcp | WantEvents | WantStatus | WantReleaseDriver
 _HELLO: TypeAdapter[Want] = TypeAdapter(Annotated[Want, Field(discriminator="want")])
 _HINT = 'send {"xidwatch": {"want": "events"}}, "status" or "mcp", or begin an MCP session'
 

@@ -75,7 +75,8 @@ class Shelf:
         while self.bytes > self._most_bytes:
             fullest = max(self._owners, key=lambda owner: owner.size)
             if not fullest.forget_oldest():
-                self.leave(fullest)
+                # Nobody keeps an answer any more: pushes that say something else to each session.
+                max(self._owners, key=lambda owner: owner.pushes_size).forget_pushes()
 
 
 @dataclass(slots=True)
@@ -176,19 +177,27 @@ class KeptMessages:
 
     @property
     def size(self) -> int:
-        """What the messages of this session take in bytes, those included that others keep too."""
-        return self._pushes.bytes + self._requests.bytes
+        """What belongs to requests of this session, in bytes. Pushes are mostly everybody's."""
+        return self._requests.bytes
+
+    @property
+    def pushes_size(self) -> int:
+        """What was pushed to this session, in bytes."""
+        return self._pushes.bytes
 
     def forget_oldest(self) -> bool:
-        """Forget the oldest message that takes room, of pushes or answers, whichever take more; False when
-        there is none."""
-        log = max((self._pushes, self._requests), key=lambda log: log.bytes)
-        if not log.bytes:
+        """Forget the oldest message of a request; False when there is none."""
+        oldest = next((kept for kept in self._requests.messages if kept.text), None)  # a mark takes no room
+        if oldest is None:
             return False
-        oldest = next(kept for kept in log.messages if kept.text)  # the mark of a stream takes none
-        log.messages.remove(oldest)
-        self._dropped(log, oldest)
+        self._requests.messages.remove(oldest)
+        self._dropped(self._requests, oldest)
         return True
+
+    def forget_pushes(self) -> None:
+        """Forget all that was pushed."""
+        while self._pushes.messages:
+            self._forget_first(self._pushes)
 
     def clear(self) -> None:
         """Forget everything: the session has ended."""

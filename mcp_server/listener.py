@@ -34,6 +34,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daemon.config import Address
+from mcp_server.client import share_of
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.sse_watcher import no_watcher
 from probes.errors import UserError
@@ -51,6 +52,9 @@ CONNECTIONS_ALWAYS: Final = 64
 """Connections of an address that also find room when all is full: health checks come from elsewhere."""
 OPEN_FILES: Final = 16_384
 """Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
+
+OTHER_FILES: Final = 2_048
+"""Open files that are no HTTP connections: the unix socket's, the journal's, the probes'."""
 
 GC_THRESHOLDS: Final = (10_000, 20, 100)
 """With Python's own (700, 10, 10) a full collection falls into the service every few seconds, and with
@@ -102,7 +106,7 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else ""
+        address = share_of(str(peer[0])) if peer else ""
         try:
             self.room.take(address)
         except OverQuotaError:
@@ -139,7 +143,7 @@ class Listener(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, bound: socket.socket, *, on_stop: Callable[[], None]) -> None:
         class Protocol(_Protocol):
-            room = Quota(MAX_CONNECTIONS, always=CONNECTIONS_ALWAYS)
+            room = Quota(_connections_for(_open_files()), always=CONNECTIONS_ALWAYS)
 
         super().__init__(
             uvicorn.Config(
@@ -164,7 +168,6 @@ class Listener(uvicorn.Server):
 
     async def run_until_stopped(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT (when run in the main thread), then end every stream."""
-        _raise_open_files()
         # The imports leave half a million objects behind. Out of the collector's sight they no
         # longer cost a tool call tens of milliseconds when a full collection falls into it.
         gc.collect()
@@ -214,8 +217,16 @@ class Listener(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def _raise_open_files() -> None:
+def _open_files() -> int:
+    """Raise the soft limit of open files as far as is wanted and allowed; what it is then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def _connections_for(open_files: int) -> int:
+    """Room for connections, of which there can be twice as many, beside what else is open."""
+    return max(CONNECTIONS_ALWAYS, min(MAX_CONNECTIONS, (open_files - OTHER_FILES) // 2))

@@ -37,7 +37,15 @@ from mcp_server.kept_messages import PUSHES, Shelf
 from mcp_server.mcp_session_state import PushStream, SessionState
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import refusal
-from mcp_server.rpc import TOO_MANY, BadMessageError, http_error, in_flight_room, request_id_of, to_json
+from mcp_server.rpc import (
+    TOO_MANY,
+    BadMessageError,
+    http_error,
+    in_flight_room,
+    parse_message,
+    request_id_of,
+    to_json,
+)
 from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
 from mcp_server.session_registry import OpenSession, Place, SessionRegistry
@@ -103,6 +111,7 @@ class McpEndpoint:
         self._sessions.room = in_flight_room()
         self._registry = SessionRegistry(
             self._end_session,
+            self._sessions.know,
             room=Quota(MAX_SESSIONS, always=SESSIONS_ALWAYS),
             most_requests=MAX_SESSION_REQUESTS,
             idle_s=IDLE_S,
@@ -187,7 +196,7 @@ class McpEndpoint:
         self, state: SessionState, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A message to a session. The request in it is under way until the session has answered it."""
-        request_id = request_id_of(_message(body))
+        request_id = _request_id(body)
         if request_id is None:
             await self._sessions.handle_request(scope, receive, send)
             return
@@ -201,7 +210,7 @@ class McpEndpoint:
 
         async def watched(message: Message) -> None:
             nonlocal taken
-            if message["type"] == "http.response.start" and message["status"] < 400:
+            if message["type"] == "http.response.start" and message["status"] == 200:
                 taken = True
             await send(message)
 
@@ -292,11 +301,20 @@ class _OpenAnswer:
 _SDK_LOG: Final = logging.getLogger("mcp.server.streamable_http")
 
 
+_PARTINGS = ("SSE response error", "Error in SSE writer", "Error handling POST request")
+
+
 def _is_no_parting(record: logging.LogRecord) -> bool:
-    """False for the tracebacks that the SDK logs as errors when a session ends while it answers."""
-    return record.exc_info is None or not isinstance(
-        record.exc_info[1], anyio.ClosedResourceError | anyio.BrokenResourceError
-    )
+    """False for what the SDK logs as errors, with tracebacks, when a session ends while it answers."""
+    error = record.exc_info[1] if record.exc_info is not None else None
+    return error is None or not record.getMessage().startswith(_PARTINGS) or not _is_closed(error)
+
+
+def _is_closed(error: BaseException) -> bool:
+    """True for an error that says nothing but that a stream is closed."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_closed, error.exceptions))
+    return isinstance(error, anyio.ClosedResourceError | anyio.BrokenResourceError)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -322,6 +340,15 @@ def _message(body: bytes) -> object:
     with suppress(ValueError, RecursionError):
         return json.loads(body)
     return None
+
+
+def _request_id(body: bytes) -> types.RequestId | None:
+    """The id of what the SDK takes for a request; None for everything else."""
+    try:
+        message = parse_message(body)
+    except BadMessageError:
+        return None
+    return message.id if isinstance(message, types.JSONRPCRequest) else None
 
 
 def _method(body: bytes) -> object:

@@ -37,17 +37,24 @@ class Quota:
     def allows(self, client: str, amount: int = 1) -> bool:
         """Whether this client may have so much more."""
         own = self._taken[client] + amount
+        if not amount:
+            return True
         return own <= max(self._always, self._room - self.total) and self.total + amount <= 2 * self._room
 
     def take(self, client: str, amount: int = 1) -> None:
         """Give this client so much more. Raises OverQuotaError."""
         if not self.allows(client, amount):
             raise OverQuotaError
+        self.put(client, amount)
+
+    def put(self, client: str, amount: int = 1) -> None:
+        """Give this client so much more, whatever it may have: in exchange for what was given up."""
         self._taken[client] += amount
         self.total += amount
 
     def give_back(self, client: str, amount: int = 1) -> None:
         """This client has so much less."""
+        assert self._taken[client] >= amount
         self._taken[client] -= amount
         self.total -= amount
         if not self._taken[client]:

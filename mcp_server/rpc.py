@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from contextlib import suppress
 from typing import Final
 
 import mcp_types as types
@@ -77,20 +75,6 @@ def request_id_of(value: object) -> types.RequestId | None:
         return None
     found = value.get("id")
     return found if isinstance(found, int | str) and not isinstance(found, bool) else None
-
-
-_BEGINNING = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,256}")')
-
-
-def id_in(beginning: bytes) -> types.RequestId | None:
-    """The id of a message of which only the beginning is known; None when it does not stand first."""
-    found = _BEGINNING.match(beginning)
-    if found is None:
-        return None
-    with suppress(ValueError):
-        value: types.RequestId = json.loads(found[1])
-        return value
-    return None
 
 
 def http_error(status: int, code: int, message: str, request_id: types.RequestId | None = None) -> Response:

@@ -50,10 +50,18 @@ class SessionRegistry:
     """The open sessions. Belongs to the event loop."""
 
     def __init__(
-        self, end: Callable[[str], Awaitable[None]], *, room: Quota, most_requests: int, idle_s: float
+        self,
+        end: Callable[[str], Awaitable[None]],
+        knows: Callable[[str], bool],
+        *,
+        room: Quota,
+        most_requests: int,
+        idle_s: float,
     ) -> None:
-        """`end` ends the session of this id; `most_requests` may be open in one session."""
+        """`end` ends the session of this id, `knows` says whether it has not ended by itself;
+        `most_requests` may be open in one session."""
         self._end = end
+        self._knows = knows
         self._room = room
         self._most_requests = most_requests
         self._idle_s = idle_s
@@ -77,21 +85,28 @@ class SessionRegistry:
 
         Raises OverQuotaError when none can be had.
         """
-        while not self._room.allows(address):
-            anybody = self._room.is_overfull() and not self._room.of(address)
-            candidates = [each for each in self if each.is_idle and (anybody or each.address == address)]
-            if not candidates:
-                raise OverQuotaError
-            session = min(candidates, key=lambda each: (each.was_used, each.idle_since))
-            self.forget(session)
-            await self._end(session.session_id)
-        self._room.take(address)
+        given_up = None
+        if not self._room.allows(address):
+            # One for one, whatever the address may have by now: its other sessions stay.
+            given_up = self._to_give_up(address)
+            self.forget(given_up)
+        self._room.put(address)
         place = Place(address)
         try:
+            if given_up is not None:
+                await self._end(given_up.session_id)
             yield place
         finally:
             if not place.is_taken:
                 self._room.give_back(address)
+
+    def _to_give_up(self, address: str) -> OpenSession:
+        """The session that makes room for one of this address. Raises OverQuotaError when there is none."""
+        anybody = self._room.is_overfull() and not self._room.of(address)
+        candidates = [each for each in self if each.is_idle and (anybody or each.address == address)]
+        if not candidates:
+            raise OverQuotaError
+        return min(candidates, key=lambda each: (each.was_used, each.idle_since))
 
     def opened(self, session_id: str, place: Place, state: SessionState) -> OpenSession:
         """A session came to be."""
@@ -140,6 +155,9 @@ class SessionRegistry:
         """End what was idle for too long, and come back when the next one may have been."""
         self._expiry = None
         now = asyncio.get_running_loop().time()
+        for session in self:
+            if not session.open_requests and not self._knows(session.session_id):
+                self.forget(session)
         idle = [session for session in self if session.is_idle]
         for session in idle:
             if session.idle_since + self._idle_s <= now:

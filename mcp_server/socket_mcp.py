@@ -14,7 +14,7 @@ from mcp_server.hello import Era
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.mcp_session import serve_session
 from mcp_server.quota import Quota
-from mcp_server.rpc import BadMessageError, Message, error_message, id_in, parse_message, to_json
+from mcp_server.rpc import BadMessageError, Message, error_message, parse_message, to_json
 from mcp_server.server import McpServer
 
 
@@ -62,4 +62,4 @@ async def _line(lines: LineReader) -> bytes:
         return await lines.next()
     except LineTooLongError as error:
         text = f"Invalid request: longer than {LINE_LIMIT} bytes"
-        raise BadMessageError(types.INVALID_REQUEST, text, id_in(error.beginning)) from None
+        raise BadMessageError(types.INVALID_REQUEST, text, error.request_id) from None

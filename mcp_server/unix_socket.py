@@ -5,6 +5,7 @@ The first line says what the client wants (`hello`). Every answer to a hello is 
 * `events`: one event a line, a hole as `{"missed": {"first": n, "last": n}}`. Without `follow` the
   connection ends at what was newest when it began; with it, when the client closes its end.
 * `status`: one line.
+* `release-driver`: one line, when it is done (`daemon.gpu.driver_hold`).
 * an error: `{"error": sentence, "hint": sentence}`, then the connection ends.
 
 The first line has to come within `FIRST_LINE_S`; after it a client may be silent. A client that
@@ -18,13 +19,13 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from mcp_server import socket_file
 from mcp_server.client import CLIENT, process_of
-from mcp_server.hello import Channel, WantEvents, WantMcp, WantStatus, parse_hello
+from mcp_server.hello import Channel, WantEvents, WantMcp, WantReleaseDriver, WantStatus, parse_hello
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import error_json
@@ -49,11 +50,16 @@ LAST_WORDS_S: Final = 0.1
 
 Servers = Callable[[Channel | None], McpServer]
 """The MCP server for sessions that want this channel."""
+LetGo = Callable[[], Awaitable[Mapping[str, object]]]
+"""Lets go of the driver and says what was let go."""
 
 
 @contextlib.asynccontextmanager
-async def unix_socket(path: Path, services: Services, servers: Servers) -> AsyncIterator[Callable[[], None]]:
+async def unix_socket(
+    path: Path, services: Services, servers: Servers, *, let_go_of_driver: LetGo | None = None
+) -> AsyncIterator[Callable[[], None]]:
     """Serve on `path` while the block runs; then end every connection and remove the file.
+    `let_go_of_driver`: None where this process never holds it.
 
     Gives a function that lets nobody new in from then on: a server that stops calls it before it closes
     the stream, so that a follower that is let go does not come straight back.
@@ -61,7 +67,7 @@ async def unix_socket(path: Path, services: Services, servers: Servers) -> Async
     Raises UserError when a live server has the path, or it cannot be had.
     """
     file = socket_file.bind(path)
-    clients = _Clients(services, servers)
+    clients = _Clients(services, servers, let_go_of_driver)
     listening = await asyncio.start_unix_server(clients.serve, sock=file.bound, limit=BUFFER_BYTES)
     try:
         yield listening.close
@@ -74,9 +80,10 @@ async def unix_socket(path: Path, services: Services, servers: Servers) -> Async
 class _Clients:
     """The open connections. Belongs to the event loop."""
 
-    def __init__(self, services: Services, servers: Servers) -> None:
+    def __init__(self, services: Services, servers: Servers, let_go_of_driver: LetGo | None) -> None:
         self._services = services
         self._servers = servers
+        self._let_go_of_driver = let_go_of_driver or _holds_nothing
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._by_process = Quota(MAX_CONNECTIONS, always=CONNECTIONS_ALWAYS)
         self._in_flight = in_flight_room()
@@ -134,6 +141,8 @@ class _Clients:
                     await send_events(self._services.stream, want, reader, writer)
                 case WantStatus():
                     await _send(writer, json.dumps(self._services.status()))
+                case WantReleaseDriver():
+                    await _send(writer, json.dumps(await self._let_go_of_driver()))
                 case WantMcp():
                     server = self._servers(want.channel)
                     await serve_mcp(server, lines, writer, room=self._in_flight, era=want.era)
@@ -141,6 +150,10 @@ class _Clients:
                     await serve_mcp(self._servers(None), lines, writer, room=self._in_flight, first=first)
         except UserError as error:
             await _send(writer, error_json(error))
+
+
+async def _holds_nothing() -> Mapping[str, object]:
+    return {"reader": None, "events": None}
 
 
 async def _first_line(lines: LineReader) -> bytes:

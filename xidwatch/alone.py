@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from daemon import paths
-from daemon.config import Config, load
+from daemon.config import Config, Mode, load
 from daemon.event import Item
 from daemon.intake import Intake
 from daemon.journal import Saved, read_only
@@ -45,7 +46,7 @@ def run(*, era: str, channel: str | None) -> int:
     """Serve the host on stdin and stdout until it closes stdin; the exit code. Raises UserError."""
     # A user without a home directory may have no daemon, but looks into the system's journal all the same.
     places = {"state-dir": str(_state_dir()), "socket": str(paths.client_sockets()[-1])}
-    config = load(places, os.environ)
+    config = replace(load(places, os.environ), mode=Mode.READ_ONLY)  # no journal to keep a record in
     logs.set_up(config.log_level, config.log_format)
     asyncio.run(_serve(config, Era(era), Channel(channel) if channel is not None else None))
     return 0
@@ -65,7 +66,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         probe = KmsgProbe(config.kmsg, intake.take, on_change=intake.probe_changed)
 
         def health() -> Sequence[ProbeHealth]:
-            return [probe.health()]
+            return [probe.health(), *gpu_side.health()]
 
         gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
         stack.push_async_callback(gpu_side.close)
@@ -74,6 +75,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
         stack.callback(intake.close)
         probe.start()
         stack.callback(probe.close)
+        gpu_side.listen()
         clients = Clients()
         services = Services(
             node=config.node_name,

@@ -23,11 +23,6 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
-_NOT_YET = {
-    "release-driver": "nothing in this version holds the driver",
-}
-"""Commands of later versions, and what to do instead."""
-
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors look like every other error of this program."""
@@ -65,8 +60,6 @@ def _run(arguments: Sequence[str]) -> int:
         return EXIT_USER_ERROR
     # argparse takes its own options and `--` before the command.
     name = next((word for word in arguments if not word.startswith("-")), None)
-    if name in _NOT_YET:
-        raise UserError(f"this version has no `xidwatch {name}` yet", hint=_NOT_YET[name])
     if name is not None and name not in COMMANDS:
         raise _unknown_command(name)
     options, unknown = build_parser(name).parse_known_args(arguments)
@@ -82,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _unknown_command(name: str) -> UserError:
     from daemon.settings import did_you_mean
 
-    near = did_you_mean(name, [*COMMANDS, *_NOT_YET])
+    near = did_you_mean(name, COMMANDS)
     return UserError(f"there is no command {name!r}", hint=near or f"the commands are {', '.join(COMMANDS)}")
 
 

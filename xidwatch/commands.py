@@ -289,6 +289,17 @@ def _drill(options: argparse.Namespace) -> int:
     return drill.run(wanted, out=sys.stdout, err=sys.stderr, as_json=options.json, kmsg=path(options.kmsg))
 
 
+def _release_driver_arguments(parser: argparse.ArgumentParser) -> None:
+    _socket_argument(parser)
+    _json_argument(parser)
+
+
+def _release_driver(options: argparse.Namespace) -> int:
+    from xidwatch import release_driver
+
+    return release_driver.run(_client_path(options, "socket"), as_json=options.json, out=sys.stdout)
+
+
 def _version(options: argparse.Namespace) -> int:
     from xidwatch import version
 
@@ -334,6 +345,12 @@ COMMANDS = {
         _drill_arguments,
         _drill,
         "xidwatch drill 79",
+    ),
+    "release-driver": Command(
+        "have the daemon let go of the NVIDIA driver, so that it can be unloaded and GPUs reset",
+        _release_driver_arguments,
+        _release_driver,
+        "xidwatch release-driver && modprobe -r nvidia_uvm nvidia",
     ),
     "version": Command("print the version", _json_argument, _version),
 }

@@ -53,6 +53,11 @@ def choose(config: Config) -> Choice:
         is_real = config.kmsg == _KERNEL_LOG
         wanted = config.ebpf is Ebpf.REQUIRED or (config.ebpf is Ebpf.AUTO and is_real)
         return Choice(kmsg=True, klog=False, klog_instead=is_real, bpf=wanted)
+    if set(named) == {ProbeName.NVML}:
+        raise UserError(
+            "NVML's events are a second witness: they do not tell of every fault",
+            hint="name a source of kernel messages too: --probes kmsg,nvml",
+        )
     if not named & {ProbeName.KMSG, ProbeName.KLOG, ProbeName.BPF}:
         raise UserError(
             f"none of the probes asked for hears the kernel log: {', '.join(sorted(named))}",

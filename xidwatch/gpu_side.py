@@ -6,9 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daemon.config import Config, GpuBackend
-from daemon.event import Event, Process
+from daemon.config import Config, ProbeName
+from daemon.event import Event, Kind, Process
+from daemon.gpu.driver_hold import DriverHold
 from daemon.gpu.inquiry import Inquiry, gpus
+from daemon.gpu.mock import MockSource
+from daemon.gpu.nvml_events import NvmlEvents
 from daemon.gpu.nvml_source import NvmlSource
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.readings import Identity
@@ -19,6 +22,7 @@ from daemon.own_events import Operation
 from daemon.pipeline import Pipeline
 from daemon.recent import of_last_hour
 from daemon.store import Store
+from probes.health import ProbeHealth
 from probes.kernel import Clock
 from xidwatch.gpu_source import source_of
 
@@ -44,36 +48,52 @@ class GpuSide:
             recent_events=recent_events,
             wall_us=clock.wall_us,
             learnt=self._learnt,
-            save=intake.save_gpus,
+            save=self._save,
         )
         self._inquiry = Inquiry(
             self.watch,
             self.processes,
             intake.found_out,
             wall_us=clock.wall_us,
-            reads_gpus=config.gpu is not GpuBackend.MOCK,
+            reads_gpus=isinstance(self.source, NvmlSource),
         )
+
+        self.events = self._witness(config)
+        self.hold = DriverHold(self.source if isinstance(self.source, NvmlSource) else None, self.events)
 
     def start(self) -> None:
         """Take up what an earlier process knew, and listen to events from now on; before `Intake.start`."""
         saved = self._intake.saved_gpus
-        if saved is not None:
+        if saved is not None and not self._is_mock:
             try:
                 self.watch.load(saved)
-            except (ValueError, TypeError, KeyError) as error:
-                log.warning("what was kept of the GPUs cannot be read: %r", error)
-        self._intake.listen(self.watch.heard)
+            except ValueError as error:
+                log.warning("what was kept of the GPUs cannot be read: %s", error)
+        if not self._is_mock:
+            self._intake.listen(self.watch.heard)
         self._intake.listen(self._inquiry.heard)
+        self._intake.listen(self._after_a_reload)
+
+    def listen(self) -> None:
+        """Begin with NVML's event set, where it was asked for; after the log is read."""
+        if self.events is not None:
+            self.events.start()
+
+    def health(self) -> Sequence[ProbeHealth]:
+        """State of NVML's event set; empty where it was not asked for."""
+        return () if self.events is None else (self.events.health(),)
 
     async def close(self) -> None:
         """End what runs."""
+        if self.events is not None:
+            await self.events.close()
         await self._inquiry.close()
         await self.watch.close()
 
     @property
-    def driver(self) -> NvmlSource | None:
+    def driver(self) -> DriverHold | None:
         """What holds the driver's device files open; None where nothing can."""
-        return self.source if isinstance(self.source, NvmlSource) else None
+        return self.hold if isinstance(self.source, NvmlSource) else None
 
     def status(self) -> Mapping[str, Any]:
         """State of the readings, for `xidwatch status`."""
@@ -106,6 +126,34 @@ class GpuSide:
             )
         )
 
+    def _witness(self, config: Config) -> NvmlEvents | None:
+        """NVML's event set: opt-in, since it keeps the driver's device files open."""
+        asked_for = config.probes is not None and ProbeName.NVML in config.probes
+        if not asked_for or not isinstance(self.source, NvmlSource):
+            return None
+        return NvmlEvents(
+            self._intake.nvml_said, on_change=self._intake.probe_changed, gpus=self._gpus_that_answer
+        )
+
+    def _gpus_that_answer(self) -> Sequence[str] | None:
+        expected = self.watch.expected.all()
+        if not expected and not self.watch.sick.all():
+            return None
+        return [gpu.pci for gpu in expected if not gpu.is_lost and self.watch.sick.get(gpu.pci) is None]
+
+    def _after_a_reload(self, events: Sequence[Event]) -> None:
+        if any(event.kind is Kind.DRIVER_LOADED and not event.drill for event in events):
+            self.hold.take_up()
+
+    @property
+    def _is_mock(self) -> bool:
+        """Invented GPUs: nothing of them is kept, and what the kernel says is not about them."""
+        return isinstance(self.source, MockSource)
+
+    def _save(self, text: str) -> None:
+        if not self._is_mock:
+            self._intake.save_gpus(text)
+
     def _learnt(self, identities: Sequence[Identity]) -> None:
-        if not self.source.state().mock:
+        if not self._is_mock:
             self._pipeline.learn_from_nvml(gpus(identities))

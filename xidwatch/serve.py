@@ -99,6 +99,10 @@ async def _serve(config: Config) -> None:
         clients = Clients()
         gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
         stack.push_async_callback(gpu_side.close)
+
+        def health() -> Sequence[ProbeHealth]:
+            return [*ears.health(), *gpu_side.health()]
+
         services = Services(
             node=config.node_name,
             version=VERSION,
@@ -113,11 +117,11 @@ async def _serve(config: Config) -> None:
                 pipeline=pipeline,
                 intake=intake,
                 store=store,
-                health=ears.health,
+                health=health,
                 clients=clients.by_name,
                 gpus=gpu_side.status,
             ),
-            health=ears.health,
+            health=health,
             clients=clients,
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
             gpus=lambda: pipeline.gpus,
@@ -139,7 +143,7 @@ async def _serve(config: Config) -> None:
         servers = {None: server, Channel.CLAUDE: build_server(services, channel=True, operator=operator)}
         app = build_app(services, server)
         stop_listening = await stack.enter_async_context(
-            unix_socket(config.socket, services, servers.__getitem__)
+            unix_socket(config.socket, services, servers.__getitem__, let_go_of_driver=gpu_side.hold.let_go)
         )
 
         def let_everybody_go() -> None:
@@ -164,7 +168,8 @@ async def _serve(config: Config) -> None:
         stack.callback(reading_on.cancel)
         stack.callback(ears.close)
         ears.start()
-        say_what_it_hears(config, address, ears.health())
+        gpu_side.listen()
+        say_what_it_hears(config, address, health())
         await listener.run_until_stopped()
         log.info("stopping")
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon import paths
+from mcp_server.request_id import BEGINNING, END, id_in
 from probes.errors import UserError
 from xidwatch import socket_client
 from xidwatch.terminal import print_error
@@ -44,8 +45,6 @@ _ATOMIC = 4_096
 """A descriptor that poll calls writable takes this much without blocking (PIPE_BUF)."""
 _LINE_BYTES = 1 << 20
 """The longest line of the host that is held; the daemon takes less."""
-_BEGINNING = 1024
-"""What is kept of a line that is too long."""
 _HELD_BYTES = 1 << 20
 """What may wait to be written to one side before no more is read from the other."""
 _ANSWER = re.compile(rb'\{"jsonrpc":"2\.0","id":(-?\d+|"(?:[^"\\]|\\.)*"),"(?:result|error)":')
@@ -113,8 +112,8 @@ class Relay:
         for line in lines:
             self._asked.heard(line)
             self._to_daemon += line
-        for beginning in self._from_host.take_dropped():
-            self._to_host += _too_long(beginning)
+        for request_id in self._from_host.take_dropped():
+            self._to_host += _too_long(request_id)
 
     def _write_host(self, state: int) -> None:
         if state & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
@@ -193,7 +192,8 @@ class Lines:
         self._most = most
         self._parts: list[bytes] = []
         self._held = 0
-        self._dropped: list[bytes] = []
+        self._end = b""
+        self._dropped: list[int | str | None] = []
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are complete now."""
@@ -211,8 +211,8 @@ class Lines:
         """What is left of an unfinished line, with a newline; empty when nothing is."""
         return self._take() if self._held else b""
 
-    def take_dropped(self) -> list[bytes]:
-        """How the lines began that were dropped since this was last asked."""
+    def take_dropped(self) -> list[int | str | None]:
+        """Whose requests were dropped since this was last asked; None where that cannot be made out."""
         dropped, self._dropped = self._dropped, []
         return dropped
 
@@ -220,14 +220,15 @@ class Lines:
         self._held += len(part)
         self._parts.append(part)
         if self._most is not None and self._held > self._most:
-            self._parts = [b"".join(self._parts)[:_BEGINNING]]
+            self._end = (self._end + b"".join(self._parts[1:] or self._parts)[-END:])[-END:]
+            self._parts = [b"".join(self._parts)[:BEGINNING]]
 
     def _take(self) -> bytes:
         """The line that ends here; empty when it was too long."""
         line = b"".join([*self._parts, b"\n"])
         if self._most is not None and self._held > self._most:
-            self._dropped.append(line)
-            line = b""
+            self._dropped.append(id_in(line, self._end))
+            self._end, line = b"", b""
         self._parts.clear()
         self._held = 0
         return line
@@ -276,16 +277,10 @@ class Asked:
         return "".join(lines).encode("ascii")
 
 
-_ID = re.compile(rb'\s*\{\s*(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?"id"\s*:\s*(-?\d{1,18}|"[^"\\]{1,256}")')
-"""How a request of the host usually begins."""
-
-
-def _too_long(beginning: bytes) -> bytes:
-    """The answer to a line that was dropped; with the request's id where it can be made out."""
-    found = _ID.match(beginning)
-    request_id = found[1].decode("utf-8", "replace") if found is not None else "null"
-    error = json.dumps({"code": -32600, "message": f"Invalid request: longer than {_LINE_BYTES} bytes"})
-    return f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}\n'.encode()
+def _too_long(request_id: int | str | None) -> bytes:
+    """The answer to a line that was dropped."""
+    error = {"code": -32600, "message": f"Invalid request: longer than {_LINE_BYTES} bytes"}
+    return json.dumps({"jsonrpc": "2.0", "id": request_id, "error": error}).encode() + b"\n"
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -20,12 +20,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from daemon.gpu.answers import Answer, Answered, Answers, Unanswered, WorkerStatus
 from daemon.gpu.call_notes import LIBRARY, OpenCall
 from daemon.gpu.left_alone import LeftAlone
 from daemon.gpu.patience import Patience
 from daemon.gpu.protocol import Trouble
+from daemon.gpu.released import Released
 from daemon.gpu.round import INIT, Question, ask_once
 from daemon.gpu.worker_process import StartError, WorkerProcess
 
@@ -68,6 +70,7 @@ class GpuWorker:
         self._stuck: set[WorkerProcess] = set()
         self._nobody_left = asyncio.Event()
         self._nobody_left.set()
+        self._one_ended = asyncio.Event()
         self._starts = 0
         self._abandoned = 0
         self._left_alone = LeftAlone()
@@ -147,6 +150,22 @@ class GpuWorker:
         if self._worker is not None:
             self._worker.retire()
             self._worker = None
+
+    async def let_go(self, *, within_s: float) -> Released:
+        """`release`, and wait until its worker has ended; those that were abandoned may still be there. The
+        next question starts another."""
+        processes = list(self._processes)
+        self.release()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while any(process in self._processes - self._stuck for process in processes):
+                    self._one_ended.clear()
+                    await self._one_ended.wait()
+        pids = [(process.pid, process in self._processes) for process in processes]
+        return Released(
+            tuple(pid for pid, is_there in pids if pid is not None and not is_there),
+            tuple(pid for pid, is_there in pids if pid is not None and is_there),
+        )
 
     async def close(self) -> None:
         """End the worker and wait a moment for that; one that is stuck is left to init."""
@@ -317,6 +336,7 @@ class GpuWorker:
     def _ended(self, process: WorkerProcess) -> None:
         self._processes.discard(process)
         self._stuck.discard(process)
+        self._one_ended.set()
         if not self._processes:
             self._nobody_left.set()
         if self._worker is process:

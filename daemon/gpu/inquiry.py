@@ -55,8 +55,8 @@ class Inquiry:
         wall_us: Callable[[], int],
         reads_gpus: bool = True,
     ) -> None:
-        """Without `reads_gpus` only processes are looked up: readings of invented GPUs have no place in the
-        events of real ones."""
+        """Without `reads_gpus` only processes are looked up: readings are switched off, or those of invented
+        GPUs, which have no place in the events of real ones."""
         self._watch = watch
         self._reads_gpus = reads_gpus
         self._processes = processes
@@ -130,7 +130,9 @@ class Inquiry:
             self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
             return
         if gpu.pci in self._gpus_being_read:
-            return  # another event of this moment gets the readings
+            reason = "the GPU is being read for another event of this moment"
+            self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
+            return
         self._gpus_being_read.add(gpu.pci)
         try:
             asked_us = self._wall_us()
@@ -180,8 +182,11 @@ def _gpu(identity: Identity) -> Gpu:
 
 
 def _lived(facts: ProcessFacts, event: Event) -> bool:
-    """True when the process had begun before the fault: else its pid was given to another since."""
-    return facts.started_us is not None and facts.started_us <= event.time_us + CLOCK_TICK_US
+    """True when it is the process of the line: its name is the one that the driver printed, and it had begun
+    before. Otherwise its pid was given to another since, or the line was read late."""
+    name = event.process.name if event.process is not None else None
+    is_named_so = name is None or facts.name is None or facts.name[:15] == name[:15]
+    return is_named_so and facts.started_us is not None and facts.started_us <= event.time_us + CLOCK_TICK_US
 
 
 def _process(facts: ProcessFacts) -> Process:

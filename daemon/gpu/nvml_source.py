@@ -14,6 +14,7 @@ from daemon.gpu.answers import Answer, Answered, Answers, Unanswered
 from daemon.gpu.client import GpuWorker
 from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import Costly, Health, Identity, NvLink, Processes, Reading, Section
+from daemon.gpu.released import Released
 from daemon.gpu.source import SourceName, SourceState, Sweep
 from daemon.thread import DiskThread
 from probes import procfs
@@ -22,6 +23,8 @@ from probes.procfs import ProcGpu
 DEADLINE_S = 5.0
 """How long GPUs may take to answer: a thousand times what a healthy one needs for its health."""
 
+_ENDING_S = 1.0
+"""How much longer than for its last answer the end of a worker is waited for."""
 _PROC_S = 0.5
 """How long /proc is waited for before what it said last time will do."""
 
@@ -71,6 +74,11 @@ class NvmlSource:
             reason, hint = None, None
         return SourceState(name, reason, hint, hung=status.hung, abandoned=status.abandoned)
 
+    async def listed(self) -> Sequence[str] | None:
+        """The GPUs in /proc/driver/nvidia; None where that shows none."""
+        await self._read_proc()
+        return list(self._in_proc) or None
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         """Readings with `identity`; of a GPU that does not answer, what /proc says of it."""
         return await self._sweep("identity", gpus)
@@ -98,6 +106,10 @@ class NvmlSource:
     def release(self) -> None:
         """Let go of the driver's device files until the next question."""
         self._worker.release()
+
+    async def let_go(self) -> Released:
+        """The same; returns when it is done, after the questions that are being answered."""
+        return await self._worker.let_go(within_s=self._deadline_s + _ENDING_S)
 
     async def close(self) -> None:
         """End the worker."""
@@ -145,10 +157,12 @@ class NvmlSource:
             self._thread = DiskThread("gpu-proc")
         if self._reading_proc is None:
             self._reading_proc = asyncio.create_task(self._thread.call(lambda: procfs.gpus(self._proc)))
-        done, _ = await asyncio.wait([self._reading_proc], timeout=_PROC_S)
-        if done and self._reading_proc is not None:
-            self._in_proc = {gpu.pci: gpu for gpu in self._reading_proc.result()}
-            self._reading_proc = None
+        reading = self._reading_proc  # shared by questions that are asked at the same time
+        done, _ = await asyncio.wait([reading], timeout=_PROC_S)
+        if done:
+            self._in_proc = {gpu.pci: gpu for gpu in reading.result()}
+            if self._reading_proc is reading:
+                self._reading_proc = None
 
 
 def _each(answers: Answers, wanted: Sequence[str] | None) -> Mapping[str, Answer]:

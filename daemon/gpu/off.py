@@ -21,6 +21,10 @@ class OffSource:
         """Always off."""
         return self._state
 
+    async def listed(self) -> Sequence[str] | None:
+        """None: nobody looks."""
+        return None
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)

@@ -36,6 +36,7 @@ class SickGpus:
 
     def __init__(self) -> None:
         self._gpus: dict[str, Sickness] = {}
+        self._driver_loaded_us = 0
         self.changed = False
         """True while the saved copy is out of date."""
 
@@ -48,9 +49,10 @@ class SickGpus:
         if event.drill or event.origin != Origin.KERNEL:
             return
         if event.kind is Kind.DRIVER_LOADED:
+            self._driver_loaded_us = max(self._driver_loaded_us, event.time_us)
             self._recovered({pci for pci, sick in self._gpus.items() if sick.time_us < event.time_us})
-        elif event.gpu is None:
-            return
+        elif event.gpu is None or event.last_time_us <= self._driver_loaded_us:
+            return  # about no GPU, or over since: the log of the boot before may be read later
         elif event.kind is Kind.GPU_LOST or (event.kind is Kind.XID and event.code in HANGING_XIDS):
             what = f"Xid {event.code}" if event.code is not None else event.summary
             self._gpus[event.gpu.pci] = Sickness(what, event.id, event.last_time_us)
@@ -58,9 +60,15 @@ class SickGpus:
         elif _says_recovered(event):
             self._recovered({event.gpu.pci})
 
-    def answered(self, pci: str) -> None:
-        """Somebody asked for it by name, and it answered."""
-        self._recovered({pci})
+    def answered(self, pci: str, asked_us: int) -> None:
+        """Somebody asked for it by name at `asked_us` (wall clock), and it answered."""
+        sick = self._gpus.get(pci)
+        if sick is not None and sick.time_us < asked_us:
+            self._recovered({pci})
+
+    def all(self) -> frozenset[str]:
+        """The sick GPUs, by PCI address."""
+        return frozenset(self._gpus)
 
     def _recovered(self, gpus: set[str]) -> None:
         for pci in gpus & self._gpus.keys():

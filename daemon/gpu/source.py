@@ -70,6 +70,10 @@ class GpuSource(Protocol):
     def state(self) -> SourceState:
         """How things stand, without asking anybody."""
 
+    async def listed(self) -> Sequence[str] | None:
+        """The PCI addresses of the GPUs that the driver lists, found out without calling any of them; None:
+        that cannot be found out."""
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         """Readings with `identity`, MIG layout included."""
 

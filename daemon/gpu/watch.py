@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from daemon.event import Event, rfc3339
-from daemon.gpu.expected import ExpectedGpus, sightings
+from daemon.gpu.expected import Answers, ExpectedGpus, Sighting, sightings
 from daemon.gpu.expected_gpu import ExpectedGpu
 from daemon.gpu.readings import Health, Identity, Reading
 from daemon.gpu.selection import Choice, MigChoice, Selected, select
@@ -156,16 +156,24 @@ class GpuWatch:
                 return select(wanted, choices)
         except UserError:
             pass  # it may be one that was not seen yet
-        await self._sweep(self.source.inventory, None)
+        await self._sweep_all(self.source.inventory)
         return select(wanted, self._choices())
 
     # -- over a restart --------------------------------------------------------------------------
 
     def load(self, text: str) -> None:
-        """Take up what `save` was given by an earlier process. Raises ValueError, TypeError or KeyError."""
-        saved = json.loads(text)
-        self.expected.load(saved["expected"])
-        self.sick.load(saved["sick"])
+        """Take up what `save` was given by an earlier process; before anything is heard or asked. Raises
+        ValueError, and nothing is taken up then."""
+        expected, sick = ExpectedGpus(), SickGpus()
+        try:
+            saved = json.loads(text)
+            expected.load(saved["expected"])
+            sick.load(saved["sick"])
+            for gpu in expected.all():
+                gpu.to_json()  # what cannot be shown is no GPU
+        except (TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise ValueError(f"not what was saved: {error!r}") from error
+        self.expected, self.sick = expected, sick
 
     async def close(self) -> None:
         """End what the source runs."""
@@ -185,11 +193,19 @@ class GpuWatch:
         return NodeLook(sweep.state, tuple(looks), asked_us)
 
     async def _sweep_all(self, ask: Ask) -> Sweep:
-        """Every GPU that is there or expected; those that are sick or lost are not touched."""
-        if not any(self.sick.get(gpu.pci) for gpu in self.expected.all()):
+        """Every GPU that is there or expected; those that are sick are not touched."""
+        sick = self.sick.all()
+        if not sick:
             return self._with_the_lost(await self._sweep(ask, None))
-        well = [gpu.pci for gpu in self.expected.all() if not gpu.is_lost and not self.sick.get(gpu.pci)]
-        return self._with_the_lost(await self._sweep(ask, well))
+        asked_us = self._wall_us()
+        listed = await self.source.listed()
+        known = {gpu.pci for gpu in self.expected.all() if not gpu.is_lost} if listed is None else {*listed}
+        sweep = await self._sweep(ask, sorted(known - sick))
+        if listed is not None:
+            there = (Sighting(pci, Answers.LISTED) for pci in listed)
+            self.expected.observe(there, asked_us=asked_us, complete=True, recent=self._heard)
+            self._keep()
+        return self._with_the_lost(sweep)
 
     async def _sweep(self, ask: Ask, gpus: Sequence[str] | None) -> Sweep:
         """Ask, and learn from the answers."""
@@ -202,7 +218,7 @@ class GpuWatch:
             self.expected.observe(sightings(found), asked_us=asked_us, complete=complete, recent=self._heard)
         for reading in sweep.gpus:
             if reading.answered:
-                self.sick.answered(reading.pci)
+                self.sick.answered(reading.pci, asked_us)
         known = {reading.pci: reading.identity for reading in sweep.gpus if reading.identity is not None}
         self._identities |= known
         self._learnt([*known.values()])
@@ -249,7 +265,7 @@ class GpuWatch:
         return judge(
             gpu.pci,
             gpu.reading,
-            now_us=look.time_us,
+            now_us=self._wall_us(),
             events=events,
             expected=gpu.expected,
             hung=next((hung for hung in look.state.hung if hung.gpu == gpu.pci), None),

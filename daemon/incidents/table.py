@@ -36,6 +36,7 @@ from daemon.incidents.register import Register
 from daemon.incidents.rules import opens_incident, tie
 from daemon.incidents.saved import PREFIX
 from daemon.incidents.signs import NVLINK, PROGRAM_ERROR
+from daemon.nvml_witness import PROBE as NVML
 from daemon.open_faults import OpenFaults
 
 __all__ = ["PREFIX", "Incidents"]
@@ -97,8 +98,9 @@ class Incidents:
 
     def _look_at(self, fault: OpenFault, event: Event) -> None:
         if event.kind is Kind.PROBE:
-            heard, others = event.detail["hears"] is True, event.detail.get("others_hear")
-            self._register.note_hearing(hears=heard, others_hear=bool(others))
+            if event.detail["probe"] != NVML:  # only a second witness: silence of the log says as much
+                heard, others = event.detail["hears"] is True, event.detail.get("others_hear")
+                self._register.note_hearing(hears=heard, others_hear=bool(others))
             return
         is_reload = event.kind is Kind.DRIVER_LOADED and proved(event) and not event.drill
         if not is_reload and not can_belong(event):

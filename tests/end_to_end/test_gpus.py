@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from daemon.gpu.process import sees_host_pids
 from tests.mcp_server.serving import SseReader
 from tests.support import fake_nvml
+from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.fake_nvml import Scenario, pci, uuid
 from tests.support.kernel_log import FakeKernelLog
@@ -54,7 +56,13 @@ def ask(daemon: Daemon, tool: str, **arguments: Any) -> dict[str, Any]:
     result = call(daemon.url, tool, **arguments)
     assert not result.is_error, result.content
     assert result.structured_content is not None
-    return result.structured_content
+    content: dict[str, Any] = result.structured_content
+    return content
+
+
+def comm(pid: int) -> str:
+    """The name that the kernel keeps of a process, which the driver prints."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 def newest(daemon: Daemon, code: int) -> dict[str, Any]:
@@ -80,6 +88,23 @@ def test_a_critical_event_learns_which_gpu_it_is_about_and_how_that_is(
     assert newest(daemon, 31)["telemetry"] is None
 
 
+def test_two_critical_events_of_one_moment_both_say_how_the_gpu_was_or_why_not(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    fleet.takes(300_000, "nvmlDeviceGetTemperature", gpu=GPU)
+    kernel_log.write(xid(48, "pid=446, name=train, DBE (double bit error)"))
+    kernel_log.write(xid(95, "pid=446, name=train, Uncontained: FBHUB. RST: Yes, D-RST: No"))
+    wait_for(lambda: newest(daemon, 48).get("telemetry"), "the telemetry of the first")
+    wait_for(lambda: newest(daemon, 95).get("telemetry"), "the telemetry of the second")
+
+
+def test_nvml_alone_is_no_source(tmp_path: Path) -> None:
+    refused = xidwatch("serve", "--probes", "nvml", "--state-dir", str(tmp_path / "state"))
+    assert refused.code == 2
+    assert "second witness" in refused.err
+    assert "--probes kmsg,nvml" in refused.err
+
+
 def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
     daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
 ) -> None:
@@ -92,7 +117,8 @@ def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
 @pytest.mark.skipif(not sees_host_pids(), reason="this machine's pids are not those of the host")
 def test_a_process_that_lives_is_named(daemon: Daemon, kernel_log: FakeKernelLog) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()", "--secret"], stdin=subprocess.PIPE) as program:
-        kernel_log.write(xid(31, f"pid={program.pid}, name=python3, MMU Fault: ENGINE GRAPHICS"))
+        kernel_log.write(xid(31, f"pid={program.pid}, name={comm(program.pid)}, MMU Fault: ENGINE GRAPHICS"))
+        wait_for(lambda: newest(daemon, 31), "the event")
         wait_for(lambda: newest(daemon, 31)["process"]["command_line"], "the process to be looked up")
         process = newest(daemon, 31)["process"]
         program.communicate(b"\n")
@@ -177,3 +203,40 @@ def test_a_lost_gpu_is_missed_over_a_restart_until_the_driver_is_back(
     fleet.reloads(2)
     kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
     wait_for(lambda: lost()["state"] == "healthy", "the GPU to be found again")
+
+
+@pytest.fixture
+def witnessed(tmp_path: Path, kernel_log: FakeKernelLog, fleet: Scenario) -> Iterator[Daemon]:
+    """A daemon that listens to NVML's events too."""
+    running = Daemon(
+        tmp_path, kmsg=kernel_log.path, flags=["--probes", "kmsg,nvml"], environ=fleet.environment()
+    )
+    try:
+        yield running.start()
+    finally:
+        assert running.stop() == 0
+    assert "Traceback" not in running.log.read_text()
+
+
+def hears_nvml(daemon: Daemon) -> bool:
+    status = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)
+    return any(probe["name"] == "nvml" and probe["hears"] for probe in status["probes"])
+
+
+def test_nvml_is_a_second_witness_and_lets_go_of_the_driver_when_told_to(
+    witnessed: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard")
+    kernel_log.write(xid(31, "pid=446, name=train, MMU Fault: ENGINE GRAPHICS"))
+    fleet.event(1, GPU, 31)
+
+    def witnesses() -> list[str]:
+        return [witness["probe"] for witness in newest(witnessed, 31).get("witnesses", ())]
+
+    wait_for(lambda: witnesses() == ["kmsg", "nvml"], "both witnesses")
+    assert [event["code"] for event in witnessed.events("since=0&kind=xid")] == [31]
+    let_go = xidwatch("release-driver", "--socket", str(witnessed.socket))
+    assert let_go.code == 0, let_go.err
+    assert not hears_nvml(witnessed)
+    kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
+    wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard again")

@@ -34,6 +34,9 @@ class Switchable:
     def state(self) -> SourceState:
         return self.now.state()
 
+    async def listed(self) -> Sequence[str] | None:
+        return await self.now.listed()
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         return await self.now.inventory(gpus)
 

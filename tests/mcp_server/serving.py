@@ -30,7 +30,7 @@ from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.server import build_server
 from mcp_server.services import Counters, Services
-from mcp_server.unix_socket import unix_socket
+from mcp_server.unix_socket import LetGo, unix_socket
 from probes.health import ProbeHealth
 from tests.mcp_server.samples import STATUS
 from tests.support.waiting import DEADLINE_S
@@ -51,6 +51,7 @@ class Served:
         idle_s: float = 15.0,
         state_dir: Path | None = None,
         gpus_of: GpuSource | None = None,
+        let_go_of_driver: LetGo | None = None,
     ) -> None:
         """`gpus_of` reads the GPUs; without it nobody looks at any."""
         self.health: Sequence[ProbeHealth] = (HEARING,)
@@ -60,6 +61,7 @@ class Served:
         self._idle_s = idle_s
         self._state_dir = state_dir
         self._gpus_of = gpus_of or OffSource("no test asked for GPUs")
+        self._let_go_of_driver = let_go_of_driver
         self._store: Store | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
@@ -114,7 +116,12 @@ class Served:
                 app = self.app = build_app(self.services, server, idle_s=self._idle_s)
                 if self.socket_path is not None:
                     servers = {None: server, Channel.CLAUDE: build_server(self.services, channel=True)}
-                    serving = unix_socket(self.socket_path, self.services, servers.__getitem__)
+                    serving = unix_socket(
+                        self.socket_path,
+                        self.services,
+                        servers.__getitem__,
+                        let_go_of_driver=self._let_go_of_driver,
+                    )
                     self.stop_listening = await stack.enter_async_context(serving)
                 bound = bind("127.0.0.1", 0)
                 self.port: int = bound.getsockname()[1]

@@ -409,6 +409,43 @@ def open_sessions(served: Served) -> tuple[int, int]:
     return len(endpoint._registry), len(endpoint._sessions._server_instances)
 
 
+def test_what_only_looks_like_a_request_takes_no_place(served: Served) -> None:
+    session = Session(served.port)
+    for _ in range(MAX_IN_FLIGHT + 1):
+        with session.post({"jsonrpc": "2.0", "id": 5, "method": 7, "result": {}}) as odd:
+            odd.head()
+    with session.post({**PING, "id": 5}) as answer:
+        assert next(answer.messages())["result"] == {}
+    assert session.delete() == 200
+
+
+def test_one_more_session_ends_one_of_its_own_however_full_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_endpoint, "MAX_SESSIONS", 12)
+    monkeypatch.setattr(mcp_endpoint, "SESSIONS_ALWAYS", 2)
+    with Served() as small:
+        mine = [Session(small.port) for _ in range(6)]
+        for number in range(2, 7):
+            Session(small.port, source=f"127.0.0.{number}")
+        Session(small.port)
+        assert [_status(session) for session in mine].count(200) == 5
+
+
+def test_small_requests_come_in_while_large_bodies_fill_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_BYTES", 20_000)
+    with Served() as small, ExitStack() as held:
+        session = Session(small.port)
+        for _ in range(3):
+            half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
+            held.enter_context(half)
+            half.sendall(
+                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n" + b" " * 60_000
+            )
+        assert _status(session) == 200
+        with session.listen() as stream:
+            assert stream.status == 200
+        assert session.delete() == 200
+
+
 def test_requests_that_nobody_waits_for_go_on_counting(served: Served) -> None:
     session = Session(served.port)
     padded = call("big", "wait_for_xid", since=0, timeout_s=600)
@@ -465,12 +502,12 @@ def test_half_bodies_of_one_address_leave_room_for_the_others(monkeypatch: pytes
             half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
             held.enter_context(half)
             half.sendall(
-                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + b" " * 4_900
+                b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + b" " * 9_000
             )
         wait_for(lambda: small.services.clients.counts()[Transport.MCP] == 2, "the half bodies")
 
         def is_full() -> bool:
-            with Exchange(small.port, "POST", "/mcp", b" " * 1_300) as answer:
+            with Exchange(small.port, "POST", "/mcp", b" " * 6_000) as answer:
                 return answer.head().status == 503
 
         wait_for(is_full, "the room of this address to be used up")

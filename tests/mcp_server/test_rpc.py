@@ -7,6 +7,7 @@ from typing import Any
 import mcp_types as types
 import pytest
 
+from mcp_server.request_id import BEGINNING, END, id_in
 from mcp_server.rpc import (
     IN_FLIGHT_BYTES,
     MAX_IN_FLIGHT,
@@ -14,7 +15,6 @@ from mcp_server.rpc import (
     BadMessageError,
     InFlight,
     error_message,
-    id_in,
     in_flight_room,
     parse_message,
 )
@@ -105,14 +105,20 @@ def test_an_id_that_is_a_text_of_its_own_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("beginning", "number"),
+    ("line", "number"),
     [
-        (b'{"jsonrpc":"2.0","id":7,"method":"x', 7),
-        (b' { "id" : "a b" , "jsonrpc"', "a b"),
-        (b'{"jsonrpc":"2.0","method":"x","id":7', None),
-        (b'{"params":{"id":7', None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"x","params":{}}', 7),
+        (b' { "id" : "a b" , "jsonrpc":"2.0"}', "a b"),
+        (b'{"jsonrpc":"2.0","method":"x","id":7,"params":{}}', 7),
+        (b'{"method":"x","params":{"id":3},"jsonrpc":"2.0","id":7}\n', 7),
+        (b'{"method":"x","params":{"id":3},"id":"y","jsonrpc":"2.0"}', "y"),
+        (b'{"params":{"id":7},"method":"x"}', None),
+        (b'{"id":007,"method":"x"}', None),
+        (b'{"id":"\x01","method":"x"}', None),
         (b"", None),
     ],
 )
-def test_the_id_of_a_message_is_found_where_it_stands_first(beginning: bytes, number: object) -> None:
-    assert id_in(beginning) == number
+def test_the_id_of_a_message_is_found_where_it_stands_among_the_first_or_last(
+    line: bytes, number: object
+) -> None:
+    assert id_in(line[:BEGINNING], line[-END:]) == number

@@ -76,6 +76,24 @@ def test_events_without_follow_end_at_what_is_newest(served: Served) -> None:
         assert numbers(client.rest()) == list(range(1_500))
 
 
+def test_who_wants_the_driver_released_is_told_what_was_let_go(tmp_path: Path) -> None:
+    let_go: dict[str, object] = {"reader": {"ended": [41], "stuck": []}, "events": None}
+
+    async def release() -> dict[str, object]:
+        return let_go
+
+    with (
+        Served(socket_path=tmp_path / "s", let_go_of_driver=release) as served,
+        peer(served, {"want": "release-driver"}) as client,
+    ):
+        assert client.rest() == [let_go]
+
+
+def test_a_process_that_has_no_driver_holds_nothing(served: Served) -> None:
+    with peer(served, {"want": "release-driver"}) as client:
+        assert client.rest() == [{"reader": None, "events": None}]
+
+
 def test_a_limit_without_a_cursor_gives_the_newest(served: Served) -> None:
     served.publish(*(xid(number=number) for number in range(30)))
     with peer(served, {"want": "events", "limit": 10}) as client:

@@ -58,6 +58,9 @@ class FakeGpus:
     def state(self) -> SourceState:
         return SourceState(SourceName.OK, mock=self.mock)
 
+    async def listed(self) -> Sequence[str] | None:
+        return None
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         return self._sweep(gpus, lambda gpu: Reading(gpu, answered=True, identity=self._identity(gpu)))
 

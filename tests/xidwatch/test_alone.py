@@ -93,6 +93,16 @@ def test_what_is_piped_in_is_answered(nowhere: dict[str, str], kernel_log: FakeK
     assert {json.loads(line)["id"] for line in result.out.splitlines()} == {0, None, 1}
 
 
+def test_it_is_read_only_whatever_the_environment_says(
+    nowhere: dict[str, str], kernel_log: FakeKernelLog
+) -> None:
+    environ = {**nowhere, "XIDWATCH_KMSG": str(kernel_log.path), "XIDWATCH_MODE": "operator"}
+    with Relay(environ=environ) as host:
+        host.shake_hands()
+        host.call(1, "get_daemon_status")
+        assert host.answer_to(1)["result"]["structuredContent"]["mode"] == "read-only"
+
+
 def test_a_setting_that_makes_no_sense_is_an_error(nowhere: dict[str, str]) -> None:
     result = xidwatch("stdio", environ={**nowhere, "XIDWATCH_RING_SIZE": "many"})
     assert result.code == 2

@@ -60,7 +60,6 @@ def test_the_version_is_said_in_two_ways() -> None:
         (["tail", "--since", "yesterday-ish"], "neither a cursor, nor a duration, nor a time", "15m"),
         (["drill", "seventy-nine"], "not an Xid or SXid code", "xidwatch drill 79"),
         (["stdio", "--era", "1999"], "invalid choice: '1999'", "`xidwatch stdio --help`"),
-        (["release-driver"], "this version has no `xidwatch release-driver` yet", "hint"),
     ],
 )
 def test_a_users_error_is_one_sentence_and_a_hint(arguments: list[str], sentence: str, hint: str) -> None:
@@ -96,7 +95,7 @@ def test_a_setting_of_the_environment_is_checked_like_a_flag() -> None:
     assert "XIDWATCH_GPU: 'none' is not one of auto, nvml, mock, off" in result.err
 
 
-@pytest.mark.parametrize("name", ["stdio", "tail", "status", "version"])
+@pytest.mark.parametrize("name", ["stdio", "tail", "status", "release-driver", "version"])
 def test_a_client_imports_nothing_heavy(name: str, tmp_path: Path) -> None:
     script = (
         "import sys; from xidwatch.cli import main; sys.argv = ['xidwatch', *sys.argv[1:]]; main();"

@@ -53,8 +53,8 @@ def state(**changes: Any) -> dict[str, Any]:
 
 def gpu(**changes: Any) -> dict[str, Any]:
     """Readings of eight GPUs that all answer."""
-    well = {"source": "ok", "reason": None, "mock": False, "expected": 8, "lost": [], "hung": []}
-    return well | changes
+    well: dict[str, Any] = {"source": "ok", "reason": None, "mock": False, "expected": 8}
+    return {**well, "lost": [], "hung": [], **changes}
 
 
 def deaf(**changes: Any) -> dict[str, Any]:

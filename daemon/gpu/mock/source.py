@@ -45,6 +45,10 @@ class MockSource:
         name = SourceName.OK if self.fleet.listed() else SourceName.NO_GPU
         return SourceState(name, reason=REASON, mock=True, hung=self.fleet.hung())
 
+    async def listed(self) -> Sequence[str] | None:
+        """The GPUs that have not vanished."""
+        return list(self.fleet.listed())
+
     async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
         """Readings with `identity`; of a GPU that does not answer, what /proc would say of it."""
         driver = self.fleet.driver_version

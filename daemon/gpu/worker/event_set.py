@@ -39,6 +39,10 @@ _NO_INSTANCE = 0xFFFFFFFF
 Answer = Callable[[Mapping[str, object]], None]
 
 
+class CannotListenError(Exception):
+    """No GPU can be listened to, and why."""
+
+
 class EventSet:
     """See the module's docstring."""
 
@@ -51,8 +55,8 @@ class EventSet:
     def stream(self, arguments: Mapping[str, object], answer: Answer) -> None:
         """Listen to `gpus`, PCI addresses (null: all that the driver answers for), with waits of `wait_ms`.
 
-        Does not return. Raises NvmlError or DeviceGone when a call of the library fails, ValueError when
-        the arguments are none or no GPU can be listened to.
+        Does not return. Raises NvmlError or DeviceGone when a call of the library fails, CannotListenError
+        when no GPU can be listened to, ValueError when the arguments are none.
         """
         gpus, wait_ms = _checked(arguments)
         self._library.check()
@@ -65,7 +69,7 @@ class EventSet:
                 refused[gpu] = f"{failure.function}: {failure.message}"
         if not self._by_handle:
             reasons = "; ".join(f"{gpu}: {reason}" for gpu, reason in refused.items())
-            raise ValueError(f"no GPU can be listened to ({reasons or 'there is none'})")
+            raise CannotListenError(f"no GPU can be listened to ({reasons or 'there is none'})")
         answer({"listens_to": sorted(self._by_handle.values()), "refused": refused})
         while True:
             heard = self._wait(event_set, wait_ms)

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from daemon.gpu.call_notes import LIBRARY, CallNotes
 from daemon.gpu.protocol import Decoder, Done, Failed, ProtocolError, Ready, Request, Trouble, encode
 from daemon.gpu.worker.device import Device, DeviceGone, NvmlError
-from daemon.gpu.worker.event_set import EVENTS, EventSet
+from daemon.gpu.worker.event_set import EVENTS, CannotListenError, EventSet
 from daemon.gpu.worker.library import Library, trouble_of
 
 Operation = Callable[[Device, Mapping[str, object]], Mapping[str, object]]
@@ -74,8 +74,10 @@ class Server:
             EventSet(self._library, self._notes).stream(request.arguments, answer)
         except (NvmlError, DeviceGone) as failure:
             self._send(_failed_call(request.id, failure))
-        except Exception as error:  # the same boundary as in `_Seat`
+        except CannotListenError as error:
             self._send(_failed(request.id, str(error)))
+        except Exception as error:  # the same boundary as in `_Seat`
+            self._send(_failed(request.id, f"{EVENTS} failed: {type(error).__name__}: {error}"))
 
     def _queue(self, gpu: str | None) -> SimpleQueue[Request]:
         name = gpu or LIBRARY

@@ -189,3 +189,13 @@ def test_a_proc_that_hangs_delays_an_answer_a_little_and_stops_none(fleet: Scena
 
 def _of(readings: tuple[Reading, ...], gpu: int) -> Reading:
     return next(reading for reading in readings if reading.pci == pci(gpu))
+
+
+def test_questions_asked_at_the_same_time_share_one_look_into_proc(fleet: Scenario, proc: Path) -> None:
+    async def scene() -> None:
+        async with source_of(fleet, proc) as source:
+            for _ in range(20):
+                listed = await asyncio.gather(*(source.listed() for _ in range(5)))
+                assert listed == [[pci(gpu) for gpu in range(8)]] * 5
+
+    asyncio.run(scene())

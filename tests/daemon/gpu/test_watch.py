@@ -177,3 +177,80 @@ def test_a_name_that_fits_none_is_refused_after_a_look_for_new_ones() -> None:
     assert [gpu.pci for gpu in node.ask(node.watch.health, "2").gpus] == [node.board(2).pci]
     with pytest.raises(UserError, match="no GPU of this node is '7'"):
         node.ask(node.watch.health, "7")
+
+
+class Watched(MockSource):
+    """Mock GPUs that note which of them were asked."""
+
+    def __init__(self, fleet: MockFleet) -> None:
+        super().__init__(fleet)
+        self.asked: list[str] = []
+
+    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+        self.asked += self.fleet.listed() if gpus is None else gpus
+        return await super().health(gpus)
+
+    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+        self.asked += self.fleet.listed() if gpus is None else gpus
+        return await super().inventory(gpus)
+
+
+def watched() -> tuple[Node, Watched]:
+    node = Node()
+    source = Watched(node.fleet)
+    node.watch = GpuWatch(source, recent_events=node._recent, wall_us=lambda: node.now_us)
+    return node, source
+
+
+@pytest.mark.parametrize("code", [79, 119])
+def test_a_gpu_that_fell_ill_before_anybody_asked_is_not_touched_and_the_others_are_there(code: int) -> None:
+    node, source = watched()
+    node.hear(code, 1)
+    look = node.ask(node.watch.health)
+    assert [gpu.pci for gpu in look.gpus] == [node.board(index).pci for index in range(3)]
+    assert [gpu.verdict.state for gpu in look.gpus if gpu.verdict][::2] == [State.HEALTHY, State.HEALTHY]
+    assert node.board(1).pci not in source.asked
+
+
+def test_a_name_that_fits_no_gpu_touches_no_sick_one() -> None:
+    node, source = watched()
+    node.ask(node.watch.health)
+    node.hear(119, 1)
+    source.asked.clear()
+    with pytest.raises(UserError):
+        node.ask(node.watch.health, "42")
+    assert node.board(1).pci not in source.asked
+
+
+def test_a_gpu_that_comes_back_is_found_while_another_is_sick() -> None:
+    node, _ = watched()
+    node.ask(node.watch.health)
+    node.fleet.command(Command.VANISH, "2")
+    node.ask(node.watch.health)
+    node.hear(119, 1)
+    assert node.watch.expected.get(node.board(2).pci).presence is Presence.GONE  # type: ignore[union-attr]
+    node.fleet.command(Command.COME_BACK, node.board(2).uuid)
+    look = node.ask(node.watch.health)
+    assert look.gpus[2].verdict is not None
+    assert look.gpus[2].verdict.state is State.HEALTHY
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "",
+        "[]",
+        '{"expected": {"gpus": [], "driver_loaded_us": 0}, "sick": []}',
+        '{"expected": {"gpus": [], "driver_loaded_us": Infinity}, "sick": {}}',
+        '{"expected": {"gpus": [{"pci": null}], "driver_loaded_us": 0}, "sick": {}}',
+    ],
+)
+def test_what_was_saved_and_damaged_is_refused_whole(damaged: str) -> None:
+    node = Node()
+    node.ask(node.watch.health)
+    saved = node.saved[-1]
+    later = node.start()
+    later.load(saved)
+    with pytest.raises(ValueError, match=r"not what was saved|Expecting value"):
+        later.load(damaged)
+    assert len(later.expected.all()) == 3
