@@ -64,7 +64,7 @@ def test_sigterm_while_it_waits_for_the_state_directory_ends_it_quietly(
     [
         (["--probes", "bpf", "--ebpf", "off"], "--ebpf off forbids it", "leave out one"),
         (["--ebpf", "required", "--ebpf-loader", "bcc"], "not part of this version", "--ebpf-loader native"),
-        (["--probes", "nvml"], "none of the probes asked for hears the kernel log: nvml", "name kmsg"),
+        (["--probes", "nvml"], "a second witness: they do not tell of every fault", "--probes kmsg,nvml"),
     ],
 )
 def test_ears_that_cannot_be_are_refused_before_anything_is_touched(
