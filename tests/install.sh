@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs what tests use beyond .venv, on Debian and Ubuntu, as root. Tests that miss something skip and say so.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+
+missing=()
+for package in bpftool clang libbpf-dev llvm python3-bpfcc qemu-system-x86; do
+	status=$(dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null || true)
+	[[ $status == *' ok installed' ]] || missing+=("$package")
+done
+[[ ${#missing[@]} -gt 0 ]] || exit 0
+if [[ $EUID -ne 0 ]] || ! command -v apt-get >/dev/null; then
+	echo "not installed, so that some tests skip: ${missing[*]}" >&2
+	exit 0
+fi
+apt-get update -qq || true
+# One by one: a release that lacks one of them still gets the others.
+for package in "${missing[@]}"; do
+	apt-get install -qq --no-install-recommends "$package" >/dev/null ||
+		echo "cannot install $package: the tests that use it skip" >&2
+done
