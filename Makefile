@@ -4,7 +4,8 @@
 #   make test    run the tests; ARGS="-k kmsg" adds flags
 #   make lint    ruff, mypy --strict and the import layers
 #   make bench   measure latency, loss and memory on this machine
-#   make bpf     build the eBPF program anew (needs clang, llvm-strip and the C library's headers)
+#   make bpf     build the eBPF programs anew (needs clang, llvm-strip and libbpf's headers: libbpf-dev);
+#                BPF_OUT=DIR puts them elsewhere, to compare
 #   make lock    resolve the lock files anew (needs uv)
 #   make clean   remove what the above left, the virtual environment included
 
@@ -38,11 +39,15 @@ format: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
-BPF := probes/bpf/xid.bpf
+BPF_OBJECTS = $(patsubst %.bpf.c,%.bpf.o,$(wildcard probes/bpf/*.bpf.c))
+BPF_OUT ?= probes/bpf
 bpf:
-	clang -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. \
-		-idirafter /usr/include/$(shell uname -m)-linux-gnu -c $(BPF).c -o $(BPF).o
-	llvm-strip -g $(BPF).o
+	@set -e; for object in $(notdir $(BPF_OBJECTS)); do \
+		echo "$$object"; \
+		clang -target bpf -mcpu=v2 -O2 -g -Wall -Wextra -Werror -ffile-prefix-map=$(CURDIR)=. \
+			-idirafter /usr/include/$(shell uname -m)-linux-gnu \
+			-c probes/bpf/$${object%.o}.c -o $(BPF_OUT)/$$object; \
+		llvm-strip -g $(BPF_OUT)/$$object; done
 
 lock:
 	uv pip compile pyproject.toml - <<<'setuptools>=77' -o requirements.lock $(UV_FLAGS)

@@ -9,72 +9,43 @@ from __future__ import annotations
 
 import errno
 import time
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 
 from probes.bpf import native
 from probes.bpf.descriptors import Descriptors, Loader
+from probes.bpf.hooks import CONSOLE, PRINTK_SPRINT
 from probes.bpf.object_error import ObjectError
-from probes.bpf.release import CONSOLE_HEARS_ALL, NO_MEMLOCK, RING_BUFFER, older_than
+from probes.bpf.release import NO_MEMLOCK, READ_BY_ALL, RING_BUFFER, older_than
 from probes.bpf.surroundings import Surroundings, look
 from probes.bpf.syscalls import BpfError, Step
+from probes.bpf.unavailable import LoaderError, State, Unavailable
 from probes.health import Check, Verdict
 from probes.kernel import Capability
 
 NAME = "ebpf"
-_XID_LEVEL = 4
-"""KERN_WARNING: a console shows it only when its log level is higher."""
+_UNEXPLAINED = frozenset({State.REFUSED, State.VERIFIER, State.TRACEPOINT_ABSENT, State.FAILED})
 _KMSG_OR_LATER = "use the kmsg probe, or a kernel of 5.19 or later"
-
-
-class State(StrEnum):
-    """Why the probe does not hear."""
-
-    PLATFORM = "platform"
-    KERNEL_TOO_OLD = "kernel_too_old"
-    TRACEPOINT_MUTED = "tracepoint_muted"
-    NO_BTF = "no_btf"
-    NO_SYSCALL = "no_bpf_syscall"
-    SECCOMP = "seccomp"
-    USER_NAMESPACE = "user_namespace"
-    NO_CAPABILITY = "no_capability"
-    ONLY_CAP_BPF = "only_cap_bpf"
-    UNPRIVILEGED_BPF = "unprivileged_bpf"
-    MEMLOCK = "memlock"
-    LOCKDOWN = "lockdown"
-    TRACEPOINT_ABSENT = "tracepoint_absent"
-    REFUSED = "refused"
-    """By something that leaves no trace to tell it by: a security module, most likely."""
-    VERIFIER = "verifier"
-    OBJECT = "object"
-    FOREIGN_LAYOUT = "foreign_layout"
-    DEAF = "deaf"
-    """It runs, yet the kernel log goes on without it."""
-    FAILED = "failed"
-    """None of the above; the reason has the kernel's words."""
-    NOT_STARTED = "not_started"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """A state, in words: one sentence each."""
-
-    state: State
-    reason: str
-    hint: str | None
 
 
 def attach(loader: Loader = native.load, around: Surroundings | None = None) -> Descriptors | Unavailable:
     """A running program, or why there is none. Nothing is left behind in the second case."""
     around = around or look()
-    known = known_beforehand(around)
-    if known is not None:
-        return known
+    cannot = impossible(around)
+    if cannot is not None:
+        return cannot
     try:
-        return loader()
+        found = loader()
+    except LoaderError as error:
+        return error.why
     except (BpfError, ObjectError) as error:
-        return explain(error, around)
+        why = explain(error, around)
+        if why.state in _UNEXPLAINED and not around.printing.console_hears_xids:
+            return _unheard(around, f"and {PRINTK_SPRINT.name} cannot be had: {_words(error)}")
+        return why
+    if found.hook == CONSOLE.name and not around.printing.console_hears_xids:
+        found.close()
+        return _muted(around, found.loader)
+    return found
 
 
 def check(loader: Loader = native.load) -> Check:
@@ -86,20 +57,25 @@ def check(loader: Loader = native.load) -> Check:
         return Check(NAME, Verdict.FAIL, f"{found.reason} ({found.state})", found.hint)
     taken_ms = (time.monotonic() - before) * 1000
     found.close()
+    why = (around.printing.choice(found.hook), found.note)
     finding = f"the {found.loader} loader attached a program to {found.hook} in {taken_ms:.0f} ms"
-    if not older_than(CONSOLE_HEARS_ALL, around.version):
+    finding += "".join(f"; {clause}" for clause in why if clause)
+    if found.hook != CONSOLE.name or around.printing.console_hears_all:
         return Check(NAME, Verdict.OK, finding)
     return Check(
-        NAME,
-        Verdict.WARN,
-        f"{finding}; on kernel {around.release} it hears Xids only while the console log level "
-        f"(now {around.console_loglevel}) stays above {_XID_LEVEL}",
-        "keep the kmsg probe beside it, or use a kernel of 5.19 or later",
+        NAME, Verdict.WARN, finding, "keep the kmsg probe beside it, or use a kernel of 5.19 or later"
     )
 
 
-def known_beforehand(around: Surroundings) -> Unavailable | None:
-    """What no attempt would tell: a machine or kernel that cannot do it, or would do it by halves."""
+def needed_while_running(around: Surroundings) -> frozenset[Capability]:
+    """What a program that is attached still takes: its counts are read through bpf(2)."""
+    if older_than(READ_BY_ALL, around.version) and around.unprivileged_bpf_disabled != 0:
+        return frozenset({Capability.BPF})
+    return frozenset()
+
+
+def impossible(around: Surroundings) -> Unavailable | None:
+    """A machine or kernel on which no program of ours runs, wherever it is to be attached."""
     if not around.supported:
         return Unavailable(
             State.PLATFORM,
@@ -112,19 +88,7 @@ def known_beforehand(around: Surroundings) -> Unavailable | None:
             f"kernel {around.release} has no BPF ring buffer, which came with 5.8",
             _KMSG_OR_LATER,
         )
-    if not older_than(CONSOLE_HEARS_ALL, around.version) or (around.console_loglevel or 0) > _XID_LEVEL:
-        return None
-    muted = (
-        f"kernel {around.release} calls printk:console only for lines that it writes to a console, "
-        f"and at console log level {around.console_loglevel} it writes no Xids"
-    )
-    if not around.btf:
-        return Unavailable(
-            State.NO_BTF,
-            f"{muted}; without BTF there is no other function to attach to",
-            f"sysctl -w kernel.printk=5, or {_KMSG_OR_LATER}",
-        )
-    return Unavailable(State.TRACEPOINT_MUTED, muted, f"sysctl -w kernel.printk=5, or {_KMSG_OR_LATER}")
+    return None
 
 
 def explain(error: BpfError | ObjectError, around: Surroundings) -> Unavailable:
@@ -165,6 +129,30 @@ def _failed(error: BpfError, around: Surroundings) -> Unavailable:
             f"use the kmsg probe, and report this with the kernel's release {around.release}",
         )
     return Unavailable(State.FAILED, error.strerror or str(error), "use the kmsg probe")
+
+
+def _muted(around: Surroundings, loader: str) -> Unavailable:
+    """A program sits at printk:console, where it would hear no Xid."""
+    if around.printing.sprint is not None:
+        return _unheard(around, f"the {loader} loader attaches there only")
+    if around.btf:
+        return _unheard(around, "there is no other function to attach to")
+    return replace(
+        _unheard(around, "without BTF there is no other function to attach to"), state=State.NO_BTF
+    )
+
+
+def _unheard(around: Surroundings, alternative: str) -> Unavailable:
+    return Unavailable(
+        State.TRACEPOINT_MUTED,
+        f"{around.printing.why_muted}; {alternative}",
+        f"sysctl -w kernel.printk=5, or {_KMSG_OR_LATER}",
+    )
+
+
+def _words(error: BpfError | ObjectError) -> str:
+    said = error.log.strip().splitlines() if isinstance(error, BpfError) else []
+    return said[-1] if said else str(error)
 
 
 def _locked_down(error: BpfError, around: Surroundings) -> bool:

@@ -14,16 +14,18 @@ from enum import IntEnum
 
 from probes.bpf.object_error import ObjectError
 
-_MAGIC = 0xEB9F
-_HEADER = struct.Struct("<HBBIIIII")
-_TYPE = struct.Struct("<III")
+MAGIC = 0xEB9F
+HEADER = struct.Struct("<HBBIIIII")
+TYPE = struct.Struct("<III")
 _ARRAY = struct.Struct("<III")
-_MEMBER = struct.Struct("<III")
+MEMBER = struct.Struct("<III")
 _IN_SECTION = struct.Struct("<III")
 _LONGEST_CHAIN = 16  # typedefs and qualifiers of one type; a damaged object may go in circles
 
 
-class _Kind(IntEnum):
+class Kind(IntEnum):
+    """BTF_KIND_…"""
+
     INT = 1
     POINTER = 2
     ARRAY = 3
@@ -45,17 +47,17 @@ class _Kind(IntEnum):
     ENUM64 = 19
 
 
-_FIXED_TAIL = {_Kind.INT: 4, _Kind.ARRAY: 12, _Kind.VARIABLE: 4, _Kind.DECL_TAG: 4}
-_TAIL_PER_ENTRY = {
-    _Kind.STRUCT: 12,
-    _Kind.UNION: 12,
-    _Kind.ENUM: 8,
-    _Kind.PROTOTYPE: 8,
-    _Kind.DATA_SECTION: 12,
-    _Kind.ENUM64: 12,
+FIXED_TAIL = {Kind.INT: 4, Kind.ARRAY: 12, Kind.VARIABLE: 4, Kind.DECL_TAG: 4}
+TAIL_PER_ENTRY = {
+    Kind.STRUCT: 12,
+    Kind.UNION: 12,
+    Kind.ENUM: 8,
+    Kind.PROTOTYPE: 8,
+    Kind.DATA_SECTION: 12,
+    Kind.ENUM64: 12,
 }
-_SIZED = {_Kind.INT, _Kind.STRUCT, _Kind.UNION, _Kind.ENUM, _Kind.FLOAT, _Kind.ENUM64}
-_ANOTHER_NAME = {_Kind.TYPEDEF, _Kind.VOLATILE, _Kind.CONST, _Kind.RESTRICT, _Kind.TYPE_TAG}
+_SIZED = {Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.FLOAT, Kind.ENUM64}
+_ANOTHER_NAME = {Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class MapDefinition:
 @dataclass(frozen=True, slots=True)
 class _Type:
     name: str
-    kind: _Kind
+    kind: Kind
     size_or_type: int
     """Size in bytes, or the number of the type this one is about."""
     tail: bytes
@@ -93,10 +95,10 @@ def map_definitions(data: bytes) -> Mapping[str, MapDefinition]:
 
     Raises ObjectError, struct.error or IndexError when the bytes make no sense.
     """
-    types = [_Type("void", _Kind.INT, 0, b""), *_types(data)]
+    types = [_Type("void", Kind.INT, 0, b""), *_types(data)]
     maps: dict[str, MapDefinition] = {}
     for section in types:
-        if section.kind is not _Kind.DATA_SECTION or section.name != ".maps":
+        if section.kind is not Kind.DATA_SECTION or section.name != ".maps":
             continue
         for number, _, _ in _IN_SECTION.iter_unpack(section.tail):
             variable = types[number]
@@ -105,39 +107,39 @@ def map_definitions(data: bytes) -> Mapping[str, MapDefinition]:
 
 
 def _types(data: bytes) -> Iterator[_Type]:
-    magic, _, _, header, types_at, types_bytes, _, _ = _HEADER.unpack_from(data)
-    if magic != _MAGIC:
+    magic, _, _, header, types_at, types_bytes, _, _ = HEADER.unpack_from(data)
+    if magic != MAGIC:
         raise ObjectError("the description of the maps is no BTF")
     at, end = header + types_at, header + types_at + types_bytes
     while at < end:
-        name, info, size_or_type = _TYPE.unpack_from(data, at)
-        at += _TYPE.size
+        name, info, size_or_type = TYPE.unpack_from(data, at)
+        at += TYPE.size
         try:
-            kind = _Kind(info >> 24 & 31)
+            kind = Kind(info >> 24 & 31)
         except ValueError as error:
             raise ObjectError(f"unknown BTF: {error}") from error
-        tail = _FIXED_TAIL.get(kind, 0) + _TAIL_PER_ENTRY.get(kind, 0) * (info & 0xFFFF)
+        tail = FIXED_TAIL.get(kind, 0) + TAIL_PER_ENTRY.get(kind, 0) * (info & 0xFFFF)
         yield _Type(_name(data, name), kind, size_or_type, data[at : at + tail])
         at += tail
 
 
 def _name(data: bytes, offset: int) -> str:
-    _, _, _, header, _, _, strings_at, _ = _HEADER.unpack_from(data)
+    _, _, _, header, _, _, strings_at, _ = HEADER.unpack_from(data)
     return string(data, header + strings_at + offset)
 
 
 def _definition(data: bytes, types: list[_Type], variable: _Type) -> MapDefinition:
-    if variable.kind is not _Kind.VARIABLE:
+    if variable.kind is not Kind.VARIABLE:
         raise ObjectError(".maps holds something that is no variable")
     described = _resolve(types, variable.size_or_type)
     numbers: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for name, number, _ in _MEMBER.iter_unpack(described.tail):
+    for name, number, _ in MEMBER.iter_unpack(described.tail):
         pointer = _resolve(types, number)
-        if described.kind is not _Kind.STRUCT or pointer.kind is not _Kind.POINTER:
+        if described.kind is not Kind.STRUCT or pointer.kind is not Kind.POINTER:
             raise ObjectError(f"the map {variable.name} is not declared as libbpf does it")
         target = _resolve(types, pointer.size_or_type)
-        if target.kind is _Kind.ARRAY:
+        if target.kind is Kind.ARRAY:
             numbers[_name(data, name)] = _ARRAY.unpack(target.tail)[2]
         elif target.kind in _SIZED:
             sizes[_name(data, name)] = target.size_or_type

@@ -36,6 +36,17 @@ class Counts:
         """Lines that may have mattered and that no one has: dropped, unread, or not called for."""
         return self.dropped + self.unread + (self.recursion or 0)
 
+    def __add__(self, other: Counts) -> Counts:
+        """The counts of both; `recursion` of those that know it."""
+        known = [each for each in (self.recursion, other.recursion) if each is not None]
+        return Counts(
+            self.seen + other.seen,
+            self.matched + other.matched,
+            self.dropped + other.dropped,
+            self.unread + other.unread,
+            sum(known) if known else None,
+        )
+
 
 class Counters:
     """Reads them; holds memory for the answer, and no descriptor of its own."""

@@ -18,7 +18,7 @@ class Descriptors:
     loader: str
     """`native`, `bcc`."""
     hook: str
-    """Where the program is attached: `printk:console`."""
+    """Where the program is attached: `printk:console`, `fexit/printk_sprint`, `nvidia:nvidia_dev_xid`."""
     ring: int
     """The ring buffer `lines` of xid.h."""
     ring_bytes: int
@@ -28,6 +28,10 @@ class Descriptors:
     programs: tuple[int, ...]
     links: tuple[int, ...]
     """The program is attached as long as these are open."""
+    facility: bool = False
+    """The hook is told the facility of each line, which proves who printed it."""
+    note: str | None = None
+    """What is worth knowing of how it came to run: why this loader, or whose program."""
 
     def close(self) -> None:
         """Detach and free everything. Once only: the numbers belong to others afterwards."""
@@ -36,4 +40,4 @@ class Descriptors:
 
 
 Loader = Callable[[], Descriptors]
-"""Raises BpfError or ObjectError, and leaves nothing behind then."""
+"""Raises BpfError, ObjectError or LoaderError, and leaves nothing behind then."""

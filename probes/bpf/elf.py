@@ -84,7 +84,7 @@ def read(blob: bytes) -> BpfObject:
     """The object in these bytes. Raises ObjectError."""
     try:
         return _read(blob)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise ObjectError(f"damaged BPF object: {error}") from error
 
 

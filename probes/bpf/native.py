@@ -1,66 +1,58 @@
 """The native loader: the object in this package, bpf(2), and nothing to install.
 
-No libbpf, no compiler, no kernel headers, no BTF of the kernel, no tracefs. It takes 8 ms, nearly all
-of it in the kernel's verifier.
+No libbpf, no compiler, no kernel headers, no tracefs; BTF of the kernel only for `fexit/printk_sprint`. It
+takes 8 ms, nearly all of it in the kernel's verifier, and 0.1 s more where BTF must be read.
 """
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
 from pathlib import Path
 
-from probes.bpf import elf, syscalls
+from probes.bpf import surroundings
 from probes.bpf.descriptors import Descriptors
-from probes.bpf.elf import BpfObject
-from probes.bpf.memlock import unlimited_on_old_kernels
-from probes.bpf.object_error import ObjectError
+from probes.bpf.hooks import CONSOLE, PRINTK_SPRINT, SPRINT, Hook, Printing
+from probes.bpf.loading import Loading, read_object
+from probes.bpf.syscalls import BpfError
 
 NAME = "native"
-HOOK = "printk:console"
-OBJECT = Path(__file__).with_name("xid.bpf.o")
-_SECTION = "raw_tp/console"
+OBJECTS = Path(__file__).parent
+OBJECT = OBJECTS / CONSOLE.object_file
 _TRACEPOINT = "console"
 _RING, _COUNTS = "lines", "counts"
 
 
-def load(path: Path = OBJECT) -> Descriptors:
-    """Load the program and attach it. Raises BpfError or ObjectError, and leaves nothing behind then."""
-    program = _object(path)
-    with ExitStack() as undo:
+def load(objects: Path = OBJECTS, printing: Printing | None = None) -> Descriptors:
+    """Load a program of `objects` and attach it to the best hook that this kernel lets it have.
 
-        def kept(fd: int) -> int:
-            undo.callback(os.close, fd)
-            return fd
+    `printing` is read from this kernel unless given. Raises BpfError, of the best hook, or ObjectError, and
+    leaves nothing behind then.
+    """
+    printing = printing or surroundings.printing()
+    first: BpfError | None = None
+    for hook in printing.hooks or (CONSOLE,):
+        try:
+            return _attach(objects, hook, printing)
+        except BpfError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
-        with unlimited_on_old_kernels():
-            maps = {name: kept(syscalls.create_map(map_)) for name, map_ in program.maps.items()}
-            loaded = kept(
-                syscalls.load_program(
-                    syscalls.PROG_TYPE_RAW_TRACEPOINT,
-                    f"xidwatch_{_TRACEPOINT}"[:15],
-                    program.programs[_SECTION].bound_to(maps),
-                    program.license,
-                )
-            )
-        link = kept(syscalls.open_raw_tracepoint(_TRACEPOINT, loaded))
-        undo.pop_all()
+
+def _attach(objects: Path, hook: Hook, printing: Printing) -> Descriptors:
+    program = read_object(objects / hook.object_file, frozenset({hook.section}), frozenset({_RING, _COUNTS}))
+    with Loading(program) as loading:
+        if hook is PRINTK_SPRINT and printing.sprint is not None:
+            loading.fexit(hook.section, printing.sprint, SPRINT)
+        else:
+            loading.raw_tracepoint(hook.section, _TRACEPOINT)
+        loading.keep()
     return Descriptors(
         loader=NAME,
-        hook=HOOK,
-        ring=maps[_RING],
+        hook=hook.name,
+        ring=loading.maps[_RING],
         ring_bytes=program.maps[_RING].max_entries,
-        counts=maps[_COUNTS],
-        programs=(loaded,),
-        links=(link,),
+        counts=loading.maps[_COUNTS],
+        programs=tuple(loading.programs),
+        links=tuple(loading.links),
+        facility=hook.facility,
     )
-
-
-def _object(path: Path) -> BpfObject:
-    try:
-        found = elf.read(path.read_bytes())
-    except OSError as error:
-        raise ObjectError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    if _SECTION not in found.programs or found.maps.keys() != {_RING, _COUNTS}:
-        raise ObjectError(f"{path.name} holds another program")
-    return found

@@ -6,9 +6,10 @@ import re
 import struct
 from dataclasses import dataclass
 
-LAYOUT = 1
+LAYOUT = 2
 """XID_LAYOUT"""
-_HEADER = struct.Struct("=IIQQII16s")
+_HEADER = struct.Struct("=HHIQQII16s")
+_NO_FACILITY = 0xFFFF
 # `[   12.345678] ` or, with CONFIG_PRINTK_CALLER, `[   12.345678][  T123] `.
 _CONSOLE_PREFIX = re.compile(rb"^\[ *\d+\.\d{6}\](?:\[ *[TC]\d+\])? ", re.MULTILINE)
 
@@ -25,6 +26,8 @@ class PrintedLine:
     """Without its trailing newline; what is not UTF-8 has become U+FFFD."""
     monotonic_us: int
     """CLOCK_MONOTONIC in µs when it was printed."""
+    facility: int | None
+    """syslog facility: 0 is the kernel's own; None where the hook is not told it."""
     cpu: int
     task: str
     """The task that was running."""
@@ -40,7 +43,7 @@ def decode(record: bytes, *, for_console: bool = False) -> PrintedLine:
     """
     if len(record) < _HEADER.size:
         raise ForeignLayout(f"a record of {len(record)} bytes, shorter than its header of {_HEADER.size}")
-    layout, cpu, monotonic_ns, cgroup_id, full, copied, task = _HEADER.unpack_from(record)
+    layout, facility, cpu, monotonic_ns, cgroup_id, full, copied, task = _HEADER.unpack_from(record)
     if layout != LAYOUT:
         raise ForeignLayout(f"records of layout {layout}, not {LAYOUT}")
     if copied > len(record) - _HEADER.size:
@@ -51,6 +54,7 @@ def decode(record: bytes, *, for_console: bool = False) -> PrintedLine:
     return PrintedLine(
         text=text.removesuffix(b"\n").decode("utf-8", "replace"),
         monotonic_us=monotonic_ns // 1000,
+        facility=None if facility == _NO_FACILITY else facility,
         cpu=cpu,
         task=task.partition(b"\0")[0].decode("utf-8", "replace"),
         cgroup_id=cgroup_id,

@@ -5,8 +5,9 @@ What it keeps:
 * Every line that the program handed over reaches the sink, oldest first, or what was lost is told as
   `LostRecords` with its exact count: lines for which the ring had no room, whose text could not be
   read, or for which the program was not called. `matched` = `records` + `dropped`, once the ring is empty.
-* Origin is always `unknown`: at `printk:console` a line has no facility, so a process that writes to
-  /dev/kmsg sounds like the kernel. There are no sequence numbers either.
+* Origin is what the facility proves where the hook is told it (`fexit/printk_sprint`), and `unknown` at
+  `printk:console`, where a process that writes to /dev/kmsg sounds like the kernel. There are no sequence
+  numbers either way.
 * The stamp of a line is CLOCK_MONOTONIC when it was printed, in `kernel_us` too: not the clock of the
   kernel log, from which it differs by what NTP has slewed since boot.
 * It hears from its start on: there is no history, and nothing was lost before.
@@ -18,26 +19,24 @@ No timer runs. All methods belong to the event loop's thread.
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from probes import kernel
 from probes.bpf import native
-from probes.bpf.availability import State, Unavailable, attach
-from probes.bpf.counters import Counters, Counts
-from probes.bpf.descriptors import Descriptors, Loader
+from probes.bpf.availability import attach
+from probes.bpf.counters import Counts
+from probes.bpf.descriptors import Loader
+from probes.bpf.hooks import CONSOLE
 from probes.bpf.printed import ForeignLayout, decode
 from probes.bpf.release import CONSOLE_HEARS_ALL, kernel_release, older_than
-from probes.bpf.ring import RingBuffer
+from probes.bpf.ring_feed import RingFeed
 from probes.bpf.self_check import SelfCheck
-from probes.bpf.syscalls import BpfError
+from probes.bpf.unavailable import State, Unavailable
 from probes.health import ProbeHealth
 from probes.kmsg import OnChange, may_matter
 from probes.line import Batch, KernelLine, LostRecords, Origin, Sink
 
 NAME = "bpf"
-RECORDS_A_TURN = 64
-"""Working one off costs the sink 50 to 100 µs."""
 _NOT_STARTED = Unavailable(State.NOT_STARTED, "not started", None)
 _CLOSED = Unavailable(State.CLOSED, "closed", None)
 _DEAF = Unavailable(
@@ -45,14 +44,6 @@ _DEAF = Unavailable(
     "the kernel log goes on, but the eBPF program is not called",
     "restart xidwatch; if that does not help, start it with --ebpf off and report the kernel's release",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    descriptors: Descriptors
-    ring: RingBuffer
-    counters: Counters
-    loop: asyncio.AbstractEventLoop
 
 
 class BpfProbe:
@@ -71,8 +62,9 @@ class BpfProbe:
         self._clock = clock or kernel.SystemClock()
         self._loader = loader
         self._boot_id = kernel.boot_id()
-        self._for_console = older_than(CONSOLE_HEARS_ALL, kernel_release())
-        self._running: _Running | None = None
+        self._for_console = self._facility = False
+        self._how: str | None = None
+        self._feed: RingFeed | None = None
         self._down: Unavailable | None = _NOT_STARTED
         self._counts = Counts()
         self._told_lost = 0
@@ -85,15 +77,15 @@ class BpfProbe:
         if isinstance(found, Unavailable):
             self._down = found
             return
+        self._for_console = found.hook == CONSOLE.name and older_than(CONSOLE_HEARS_ALL, kernel_release())
+        self._facility = found.facility
+        self._how = found.note
         try:
-            ring = RingBuffer(found.ring, found.ring_bytes)
+            self._feed = RingFeed(found, self._take_all, self._failed)
         except OSError as error:
-            found.close()
             self._down = Unavailable(State.FAILED, f"cannot map the ring buffer: {error.strerror}", None)
             return
-        self._running = running = _Running(found, ring, Counters(found), asyncio.get_running_loop())
         self._down = None
-        running.loop.add_reader(ring.fileno(), self._turn)
 
     def close(self) -> None:
         """Detach the program; nothing is delivered afterwards. May be called twice."""
@@ -115,6 +107,8 @@ class BpfProbe:
             live=True,
             reason=down.reason if down else None,
             hint=down.hint if down else None,
+            state=down.state if down else None,
+            note=self._how,
             counters={
                 "seen": counts.seen,
                 "matched": counts.matched,
@@ -135,30 +129,24 @@ class BpfProbe:
         not called, `health` says so until it is.
         """
         now_us = self._clock.monotonic_us()
-        if self._running is None or not self._self_check.is_due(now_us):
+        if self._feed is None or not self._self_check.is_due(now_us):
             return
         self._look()
         called = self._counts.seen + (self._counts.recursion or 0)
-        if self._running is not None:
+        if self._feed is not None:
             self._become(_DEAF if self._self_check.deaf(now_us, seq, called) else None)
 
-    def _turn(self) -> None:
-        """Take a turn's share and deliver it. The descriptor stays readable while there is more."""
-        running = self._running
-        if running is None:
-            return
+    def _take_all(self, records: Sequence[bytes], lost: int) -> None:
+        self._note_counts()
         items: list[KernelLine | LostRecords] = []
         foreign = None
-        for record in running.ring.read(RECORDS_A_TURN):
+        for record in records:
             try:
                 self._take(record, items)
             except ForeignLayout as error:
                 foreign = error
                 break
-        self._read_counts()
-        lost = self._counts.lost - self._told_lost
-        if lost > 0:
-            self._told_lost += lost
+        if lost:
             items.append(self._gap(lost))
         if items:
             self._sink(Batch(NAME, self._boot_id, tuple(items), last_seq=None))
@@ -182,7 +170,7 @@ class BpfProbe:
         items.append(
             KernelLine(
                 text=line.text,
-                origin=Origin.UNKNOWN,
+                origin=self._origin(line.facility),
                 boot_id=self._boot_id,
                 seq=None,
                 kernel_us=line.monotonic_us,
@@ -196,6 +184,11 @@ class BpfProbe:
             )
         )
 
+    def _origin(self, facility: int | None) -> Origin:
+        if facility is None or not self._facility:
+            return Origin.UNKNOWN
+        return Origin.KERNEL if facility == 0 else Origin.USERSPACE
+
     def _gap(self, count: int) -> LostRecords:
         return LostRecords(
             boot_id=self._boot_id,
@@ -208,18 +201,17 @@ class BpfProbe:
         )
 
     def _look(self) -> None:
-        """Read the counts outside of a turn. A loss without a line would wake no one: it gets its turn."""
-        self._read_counts()
-        if self._running is not None and self._counts.lost > self._told_lost:
-            self._running.loop.call_soon(self._turn)
+        if self._feed is not None:
+            self._feed.look()
+        self._note_counts()
 
-    def _read_counts(self) -> None:
-        if self._running is None:
-            return
-        try:
-            self._counts = self._running.counters.read()
-        except BpfError as error:
-            self._fail(Unavailable(State.FAILED, f"the program's counts are gone: {error.strerror}", None))
+    def _note_counts(self) -> None:
+        """They outlive the feed: what was heard stays counted when it ends."""
+        if self._feed is not None:
+            self._counts, self._told_lost = self._feed.counts, self._feed.told_lost
+
+    def _failed(self, reason: str) -> None:
+        self._fail(Unavailable(State.FAILED, reason, None))
 
     def _fail(self, why: Unavailable) -> None:
         self._stop()
@@ -233,10 +225,7 @@ class BpfProbe:
             self._on_change(self.health())
 
     def _stop(self) -> None:
-        running = self._running
-        if running is None:
-            return
-        self._running = None
-        running.loop.remove_reader(running.ring.fileno())
-        running.ring.close()
-        running.descriptors.close()
+        self._note_counts()
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.close()

@@ -9,6 +9,9 @@ RING_BUFFER = (5, 8)
 """The first with BPF_MAP_TYPE_RINGBUF."""
 NO_MEMLOCK = (5, 11)
 """The first that charges maps and programs to the memory cgroup, not against RLIMIT_MEMLOCK."""
+READ_BY_ALL = (5, 19)
+"""The first that lets a process without CAP_BPF read a map through a descriptor it holds, where
+kernel.unprivileged_bpf_disabled is set ("bpf: refine kernel.unprivileged_bpf_disabled behaviour")."""
 CONSOLE_HEARS_ALL = (5, 19)
 """The first whose tracepoint `printk:console` sees each line as it is printed, and bare. Earlier it
 sees what is written to a console, at the console's log level, with the time in front (seen on 5.10

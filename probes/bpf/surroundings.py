@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from probes import kernel
-from probes.bpf import memlock, syscalls
-from probes.bpf.release import kernel_release
+from probes.bpf import kernel_functions, memlock, syscalls
+from probes.bpf.hooks import SPRINT, SPRINT_PARAMETERS, Printing
+from probes.bpf.kernel_structs import VMLINUX
+from probes.bpf.release import CONSOLE_HEARS_ALL, kernel_release, older_than
 from probes.kernel import Capability, LogAccess
 
-_BTF = Path("/sys/kernel/btf/vmlinux")
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _UNPRIVILEGED = Path("/proc/sys/kernel/unprivileged_bpf_disabled")
 _PRINTK = Path("/proc/sys/kernel/printk")
@@ -42,8 +44,8 @@ class Surroundings:
     """`none`, `integrity` or `confidentiality`; None without securityfs or lockdown."""
     unprivileged_bpf_disabled: int | None
     """sysctl: 0 lets anyone load some harmless kinds of programs; 1 and 2 do not."""
-    console_loglevel: int | None
-    """Lines of a lower level are written to the console (first number of sysctl kernel.printk)."""
+    printing: Printing
+    """What decides where lines are heard."""
     btf: bool
     """The kernel describes its types."""
     memlock_bytes: int | None
@@ -60,21 +62,38 @@ class Surroundings:
 
 def look() -> Surroundings:
     """Read it all, for this process, now."""
-    release = os.uname().release
+    where = printing()
     return Surroundings(
         machine=platform.machine(),
         supported=syscalls.supported(),
-        release=release,
-        version=kernel_release(release),
+        release=where.release,
+        version=where.version,
         access=kernel.log_access(),
         seccomp_filter=_seccomp() == _SECCOMP_FILTER,
         reaches_kernel=syscalls.reaches_kernel(),
         lockdown=_lockdown(_read(_LOCKDOWN)),
         unprivileged_bpf_disabled=_number(_read(_UNPRIVILEGED)),
-        console_loglevel=_number((_read(_PRINTK) or "").partition("\t")[0]),
-        btf=_present(_BTF),
+        printing=where,
+        btf=_present(VMLINUX),
         memlock_bytes=memlock.limit_bytes(),
     )
+
+
+def printing() -> Printing:
+    """Read what decides where lines are heard. BTF is read, once, only where there is something to decide."""
+    release = os.uname().release
+    version = kernel_release(release)
+    return Printing(
+        release=release,
+        version=version,
+        console_loglevel=_number((_read(_PRINTK) or "").partition("\t")[0]),
+        sprint=_sprint() if older_than(CONSOLE_HEARS_ALL, version) else None,
+    )
+
+
+@cache
+def _sprint() -> int | None:
+    return kernel_functions.number(SPRINT, SPRINT_PARAMETERS)
 
 
 def _seccomp() -> str | None:

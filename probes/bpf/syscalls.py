@@ -21,11 +21,14 @@ _LOG_BYTES = 256 * 1024
 _BEYOND_ANY_PAGE = 1 << 20
 PROG_TYPE_RAW_TRACEPOINT = 17
 """BPF_PROG_TYPE_RAW_TRACEPOINT"""
+_PROG_TYPE_TRACING = 26
+_TRACE_FEXIT = 25
 
 
 class _Command(IntEnum):
     MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
+    MAP_UPDATE_ELEM = 2
     PROG_LOAD = 5
     OBJ_GET_INFO_BY_FD = 15
     RAW_TRACEPOINT_OPEN = 17
@@ -38,6 +41,7 @@ class Step(StrEnum):
     LOAD_PROGRAM = "load the program"
     ATTACH = "attach the program"
     READ = "read a map"
+    WRITE = "write a map"
 
 
 class BpfError(OSError):
@@ -84,6 +88,16 @@ class _ProgLoad(ctypes.Structure):
         ("kern_version", ctypes.c_uint32),
         ("prog_flags", ctypes.c_uint32),
         ("prog_name", ctypes.c_char * _NAME_BYTES),
+        ("prog_ifindex", ctypes.c_uint32),
+        ("expected_attach_type", ctypes.c_uint32),
+        ("prog_btf_fd", ctypes.c_uint32),
+        ("func_info_rec_size", ctypes.c_uint32),
+        ("func_info", ctypes.c_uint64),
+        ("func_info_cnt", ctypes.c_uint32),
+        ("line_info_rec_size", ctypes.c_uint32),
+        ("line_info", ctypes.c_uint64),
+        ("line_info_cnt", ctypes.c_uint32),
+        ("attach_btf_id", ctypes.c_uint32),
     )
 
 
@@ -93,6 +107,19 @@ class _RawTracepoint(ctypes.Structure):
 
 class _GetInfo(ctypes.Structure):
     _fields_ = (("bpf_fd", ctypes.c_uint32), ("info_len", ctypes.c_uint32), ("info", ctypes.c_uint64))
+
+
+class _MapInfo(ctypes.Structure):
+    # The beginning of struct bpf_map_info.
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * _NAME_BYTES),
+    )
 
 
 class _ProgInfo(ctypes.Structure):
@@ -123,15 +150,28 @@ def create_map(definition: MapDefinition) -> int:
 
 def load_program(kind: int, name: str, instructions: bytes, license_: bytes) -> int:
     """A verified program's descriptor. Raises BpfError, with the verifier's log where it wrote one."""
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    grant = ctypes.create_string_buffer(license_)
+    return _load(_ProgLoad(prog_type=kind, prog_name=_name(name)), instructions, license_)
+
+
+def load_fexit(function: int, name: str, instructions: bytes, license_: bytes) -> int:
+    """A program that runs as a kernel function returns; `function` is its number in the kernel's BTF.
+
+    Raises BpfError, as load_program does.
+    """
     attr = _ProgLoad(
-        prog_type=kind,
-        insn_cnt=len(instructions) // 8,
-        insns=ctypes.addressof(code),
-        license=ctypes.addressof(grant),
+        prog_type=_PROG_TYPE_TRACING,
+        expected_attach_type=_TRACE_FEXIT,
+        attach_btf_id=function,
         prog_name=_name(name),
     )
+    return _load(attr, instructions, license_)
+
+
+def _load(attr: _ProgLoad, instructions: bytes, license_: bytes) -> int:
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    grant = ctypes.create_string_buffer(license_)
+    attr.insn_cnt, attr.insns = len(instructions) // 8, ctypes.addressof(code)
+    attr.license = ctypes.addressof(grant)
     try:
         return _bpf(Step.LOAD_PROGRAM, _Command.PROG_LOAD, attr)
     except BpfError as first:
@@ -154,6 +194,18 @@ def open_raw_tracepoint(name: str, program: int) -> int:
     return _bpf(Step.ATTACH, _Command.RAW_TRACEPOINT_OPEN, attr)
 
 
+def attach_fexit(program: int) -> int:
+    """Attach a program to the function it was loaded for, until the descriptor is closed. Raises BpfError."""
+    return _bpf(Step.ATTACH, _Command.RAW_TRACEPOINT_OPEN, _RawTracepoint(prog_fd=program))
+
+
+def update(map_fd: int, key: int, value: bytes) -> None:
+    """Set the value of a 32-bit key; `value` has exactly the map's value size. Raises BpfError."""
+    number, content = ctypes.c_uint32(key), ctypes.create_string_buffer(value, len(value))
+    attr = _MapElement(map_fd=map_fd, key=ctypes.addressof(number), value=ctypes.addressof(content))
+    _bpf(Step.WRITE, _Command.MAP_UPDATE_ELEM, attr)
+
+
 def look_up(map_fd: int, key: int, value: ctypes.Array[ctypes.c_uint64]) -> None:
     """Read the value of a 32-bit key into `value`, which must have room for all that the kernel writes.
 
@@ -162,6 +214,20 @@ def look_up(map_fd: int, key: int, value: ctypes.Array[ctypes.c_uint64]) -> None
     number = ctypes.c_uint32(key)
     attr = _MapElement(map_fd=map_fd, key=ctypes.addressof(number), value=ctypes.addressof(value))
     _bpf(Step.READ, _Command.MAP_LOOKUP_ELEM, attr)
+
+
+def map_info(map_fd: int) -> MapDefinition:
+    """What kind of map it is, and of what size. Raises BpfError."""
+    info = _MapInfo()
+    attr = _GetInfo(bpf_fd=map_fd, info_len=ctypes.sizeof(info), info=ctypes.addressof(info))
+    _bpf(Step.READ, _Command.OBJ_GET_INFO_BY_FD, attr)
+    return MapDefinition(
+        name=info.name.decode("ascii", "replace"),
+        kind=info.type,
+        max_entries=info.max_entries,
+        key_bytes=info.key_size,
+        value_bytes=info.value_size,
+    )
 
 
 def recursion_misses(program: int) -> int | None:

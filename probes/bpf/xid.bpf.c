@@ -4,106 +4,12 @@
  * Needs no kernel headers, no BTF and no helper younger than Linux 5.8 (the ring buffer). It sees
  * the text alone: neither facility, level nor sequence number.
  */
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
-#include "xid.h"
-
-/* A marker begins within the first bytes of a line: `nvidia-nvswitch0: SXid (PCI:`,
- * `GPU 0000:91:00.0: GPU has fallen off the bus`. */
-#define HEAD_BYTES 64
-
-#define WORD(a, b, c, d) ((__u32)(a) << 24 | (__u32)(b) << 16 | (__u32)(c) << 8 | (__u32)(d))
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, XID_RING_BYTES);
-} lines SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct xid_counts);
-} counts SEC(".maps");
-
-/* Atomic although the counter is this CPU's own: an interrupt may print between load and store, and
- * kernels without "bpf: Prevent bpf program recursion for raw tracepoint probes" run the program then. */
-static __always_inline void count(__u64 *counter)
-{
-	__sync_fetch_and_add(counter, 1);
-}
-
-/* Four letters at a time: bpf_strncmp() is Linux 5.17. What passes by chance (`fallback`) is
- * rejected by the reader. */
-static __always_inline int has_marker(const char head[HEAD_BYTES])
-{
-	__u32 word = 0;
-
-	for (int i = 0; i < HEAD_BYTES; i++) {
-		word = word << 8 | (__u8)head[i];
-		switch (word) {
-		case WORD('N', 'V', 'R', 'M'):
-		case WORD('n', 'v', 'i', 'd'):
-		case WORD('S', 'X', 'i', 'd'):
-		case WORD('f', 'a', 'l', 'l'):
-		case WORD('x', 'i', 'd', 'w'):
-			return 1;
-		}
-	}
-	return 0;
-}
-
-/* False when the line is lost. `room` is a constant in each call: the verifier wants to know the size of
- * a reservation. */
-static __always_inline int hand_over(const char *text, __u64 len, __u64 room)
-{
-	struct xid_line *line = bpf_ringbuf_reserve(&lines, sizeof(*line) + room, 0);
-	__u64 copied = len < room ? len : room;
-
-	if (!line)
-		return 0;
-	line->layout = XID_LAYOUT;
-	line->cpu = bpf_get_smp_processor_id();
-	line->monotonic_ns = bpf_ktime_get_ns();
-	line->cgroup_id = bpf_get_current_cgroup_id();
-	line->full_len = len;
-	line->text_len = copied;
-	if (bpf_get_current_comm(line->task, sizeof(line->task)))
-		line->task[0] = 0;
-	if (bpf_probe_read_kernel(line + 1, copied, text)) {
-		bpf_ringbuf_discard(line, 0);
-		return 0;
-	}
-	bpf_ringbuf_submit(line, 0);
-	return 1;
-}
+#include "libbpf_front.h"
 
 /* TP_PROTO(const char *text, size_t len); the text is not NUL-terminated. */
 SEC("raw_tp/console")
 int on_console(struct bpf_raw_tracepoint_args *ctx)
 {
-	const char *text = (const char *)ctx->args[0];
-	__u64 len = ctx->args[1];
-	__u64 scanned = len < HEAD_BYTES ? len : HEAD_BYTES;
-	char head[HEAD_BYTES] = {};
-	__u32 only = 0;
-	struct xid_counts *of_cpu = bpf_map_lookup_elem(&counts, &only);
-
-	if (!of_cpu)
-		return 0;
-	count(&of_cpu->seen);
-	if (bpf_probe_read_kernel(head, scanned, text)) {
-		count(&of_cpu->unread);
-		return 0;
-	}
-	if (!has_marker(head))
-		return 0;
-	count(&of_cpu->matched);
-	if (!(len <= XID_SHORT_TEXT ? hand_over(text, len, XID_SHORT_TEXT) : hand_over(text, len, XID_LONG_TEXT)))
-		count(&of_cpu->dropped);
+	hear((const char *)ctx->args[0], ctx->args[1], XID_NO_FACILITY);
 	return 0;
 }
-
-/* bpf_probe_read_kernel() and bpf_ktime_get_ns() are open to programs under the GPL only. */
-char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,17 +10,19 @@
 #include <linux/types.h>
 
 /* Grows with every change of the two structs below. */
-#define XID_LAYOUT 1
+#define XID_LAYOUT 2
 
 #define XID_TASK_BYTES 16		/* TASK_COMM_LEN */
 #define XID_LONG_TEXT 1024		/* PRINTKRB_RECORD_MAX: the kernel itself cuts longer lines */
 #define XID_SHORT_TEXT 200		/* makes a record of 256 bytes, the ring's own header included */
+#define XID_NO_FACILITY 0xffff		/* this hook is not told the facility */
 #define XID_RING_BYTES (512 * 1024)	/* a power of two and a multiple of 64 KiB pages */
 
 /* One line of the kernel log. A ring record is this header, then XID_SHORT_TEXT or XID_LONG_TEXT
  * bytes of which the first `text_len` are the text; what follows them is not defined. */
 struct xid_line {
-	__u32 layout;			/* XID_LAYOUT */
+	__u16 layout;			/* XID_LAYOUT */
+	__u16 facility;			/* syslog facility, 0 the kernel's own; XID_NO_FACILITY */
 	__u32 cpu;			/* that printed it */
 	__u64 monotonic_ns;		/* CLOCK_MONOTONIC when it was printed */
 	__u64 cgroup_id;		/* cgroup v2 id of the running task */

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from probes.bpf.availability import Unavailable, attach
+from probes.bpf.availability import attach
 from probes.bpf.probe import BpfProbe
+from probes.bpf.unavailable import Unavailable
 from probes.health import ProbeHealth
 from probes.kmsg import OnChange
 from tests.support.bpf import Hear

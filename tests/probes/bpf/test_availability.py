@@ -14,30 +14,23 @@ from typing import Any
 
 import pytest
 
-from probes.bpf.availability import State, Unavailable, attach, check, explain, known_beforehand
+from probes.bpf.availability import attach, check, explain
 from probes.bpf.descriptors import Descriptors
+from probes.bpf.hooks import Printing
 from probes.bpf.memlock import limit_bytes, unlimited_on_old_kernels
 from probes.bpf.object_error import ObjectError
 from probes.bpf.release import kernel_release
 from probes.bpf.surroundings import Surroundings, look
 from probes.bpf.syscalls import BpfError, Step
+from probes.bpf.unavailable import State, Unavailable
 from probes.health import Verdict
 from probes.kernel import Capability, LogAccess
 
 ROOT = Path(__file__).parents[3]
 _TRY = """
-import ctypes, json, os, platform, struct, sys
-if "seccomp" in sys.argv:
-    # Linux 4.14: load the number of the system call; bpf gives the errno asked for, all others pass.
-    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-    error, allow = 0x50000 | int(sys.argv[2]), 0x7FFF0000
-    code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, error), (0x06, 0, 0, allow)]
-    filter = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in code))
-    program = struct.pack("=HxxxxxxQ", len(code), ctypes.addressof(filter))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, a filter
-from probes.bpf.availability import Unavailable, attach, check
+import json
+from probes.bpf.availability import attach, check
+from probes.bpf.unavailable import Unavailable
 found = attach()
 state = found.state if isinstance(found, Unavailable) else "hears"
 if not isinstance(found, Unavailable):
@@ -47,11 +40,11 @@ print(json.dumps({"state": state, "verdict": said.verdict, "finding": said.findi
 """
 
 
-def told(*wrapper: str, arguments: tuple[str, ...] = ()) -> dict[str, Any]:
+def told(*wrapper: str) -> dict[str, Any]:
     """What a process says that `wrapper` starts."""
     if wrapper and shutil.which(wrapper[0]) is None:
         pytest.skip(f"{wrapper[0]} is not installed")
-    command = [*wrapper, sys.executable, "-c", _TRY, *arguments]
+    command = [*wrapper, sys.executable, "-c", _TRY]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     if done.returncode and wrapper and "Error" not in done.stderr:
@@ -65,6 +58,11 @@ def only(*capabilities: str) -> list[str]:
     """A command prefix that leaves root nothing but these capabilities."""
     kept = "".join(f",+{name}" for name in capabilities)
     return ["setpriv", f"--bounding-set=-all{kept}", "--inh-caps=-all"]
+
+
+def without_bpf(number: int) -> list[str]:
+    """A command prefix that has bpf(2) answered with this errno."""
+    return [sys.executable, "-m", "tests.support.seccomp", str(number)]
 
 
 def test_root_hears(bpf_machine: None) -> None:
@@ -102,14 +100,14 @@ def test_missing_capabilities_are_named(
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EACCES])
 def test_a_seccomp_filter_is_told_from_a_missing_capability(bpf_machine: None, number: int) -> None:
-    said = told(arguments=("seccomp", str(number)))
+    said = told(*without_bpf(number))
     assert said["state"] == "seccomp"
     assert "although it has the capabilities" in said["finding"]
     assert said["hint"]
 
 
 def test_without_the_capability_a_seccomp_filter_is_not_blamed(bpf_machine: None) -> None:
-    assert told(*only(), arguments=("seccomp", "1"))["state"] in {"no_capability", "unprivileged_bpf"}
+    assert told(*only(), *without_bpf(errno.EPERM))["state"] in {"no_capability", "unprivileged_bpf"}
 
 
 def test_capabilities_of_a_user_namespace_do_not_count(bpf_machine: None) -> None:
@@ -157,13 +155,24 @@ def here(**changes: Any) -> Surroundings:
         reaches_kernel=True,
         lockdown="none",
         unprivileged_bpf_disabled=2,
-        console_loglevel=4,
+        printing=Printing("6.1.0-23-amd64", (6, 1), 4, None),
         btf=True,
         memlock_bytes=None,
     )
-    if "release" in changes:
-        changes["version"] = kernel_release(changes["release"])
-    return replace(fine, **changes)
+    release = changes.get("release", fine.release)
+    changes["version"] = version = kernel_release(release)
+    loglevel, sprint = changes.pop("console_loglevel", 4), changes.pop("sprint", None)
+    return replace(fine, printing=Printing(release, version, loglevel, sprint), **changes)
+
+
+def at_console(closed: list[str], hook: str = "printk:console") -> Descriptors:
+    """A program at printk:console, or elsewhere, whatever the kernel; `closed` tells when it was let go."""
+
+    class Program(Descriptors):
+        def close(self) -> None:
+            closed.append(self.hook)
+
+    return Program("bcc", hook, 0, 0, 0, (), ())
 
 
 @pytest.mark.parametrize(
@@ -176,11 +185,11 @@ def here(**changes: Any) -> Surroundings:
     ],
     ids=["platform", "too old", "muted", "muted and no BTF"],
 )
-def test_what_no_attempt_would_tell_is_known_beforehand(
+def test_where_nothing_would_be_heard_the_state_says_so(
     around: Surroundings, state: State, reason: str, hint: str
 ) -> None:
-    found = known_beforehand(around)
-    assert found is not None
+    found = attach(lambda: at_console([]), around)
+    assert isinstance(found, Unavailable)
     assert found.state is state
     assert reason in found.reason
     assert hint in (found.hint or "")
@@ -188,11 +197,45 @@ def test_what_no_attempt_would_tell_is_known_beforehand(
 
 @pytest.mark.parametrize(
     "around",
-    [here(), here(btf=False), here(release="5.15.0-100", console_loglevel=7), here(release="weird")],
-    ids=["6.1", "no BTF", "5.15 with a loud console", "a release that is no number"],
+    [
+        here(),
+        here(btf=False),
+        here(release="5.15.0-100", console_loglevel=7),
+        here(release="5.15.0-100", sprint=23456),
+        here(release="weird"),
+    ],
+    ids=[
+        "6.1",
+        "no BTF",
+        "5.15 with a loud console",
+        "5.15 with printk_sprint",
+        "a release that is no number",
+    ],
 )
-def test_a_kernel_that_may_be_able_is_tried(around: Surroundings) -> None:
-    assert known_beforehand(around) is None
+def test_where_something_may_be_heard_the_program_stays(around: Surroundings) -> None:
+    found = attach(lambda: at_console([], "kprobe own"), around)
+    assert isinstance(found, Descriptors)
+
+
+def test_a_program_at_a_muted_tracepoint_is_let_go_whatever_loaded_it() -> None:
+    closed: list[str] = []
+    found = attach(lambda: at_console(closed), here(release="5.15.0-100", sprint=23456))
+    assert isinstance(found, Unavailable)
+    assert found.state is State.TRACEPOINT_MUTED
+    assert "the bcc loader attaches there only" in found.reason
+    assert closed == ["printk:console"]
+
+
+def test_a_kernel_whose_trampolines_refuse_says_both() -> None:
+    def refuse() -> Descriptors:
+        raise BpfError(Step.ATTACH, 524)
+
+    found = attach(refuse, here(release="5.15.0-100", sprint=23456))
+    assert isinstance(found, Unavailable)
+    assert found.state is State.TRACEPOINT_MUTED
+    assert "printk:console" in found.reason
+    assert "fexit/printk_sprint cannot be had" in found.reason
+    assert "kernel.printk=5" in (found.hint or "")
 
 
 LOCKED = "85: (85) call bpf_probe_read_kernel#113\nunknown func bpf_probe_read_kernel#113\n"

@@ -8,20 +8,37 @@ from probes.bpf.printed import ForeignLayout, PrintedLine, decode
 
 
 def record(
-    text: bytes, *, layout: int = 1, full: int | None = None, copied: int | None = None, room: int = 200
+    text: bytes,
+    *,
+    layout: int = 2,
+    facility: int = 0xFFFF,
+    full: int | None = None,
+    copied: int | None = None,
+    room: int = 200,
 ) -> bytes:
     """As `struct xid_line` of xid.h lays it out; what follows the text is left over from other records."""
     length = len(text) if full is None else full
     taken = len(text) if copied is None else copied
     task = b"kworker/3:1\0####"
-    header = struct.pack("=IIQQII16s", layout, 3, 1_234_567_890, 77, length, taken, task)
+    header = struct.pack("=HHIQQII16s", layout, facility, 3, 1_234_567_890, 77, length, taken, task)
     return header + text.ljust(room, b"#")
 
 
 def test_each_field_is_read() -> None:
     assert decode(record(b"NVRM: Xid")) == PrintedLine(
-        text="NVRM: Xid", monotonic_us=1_234_567, cpu=3, task="kworker/3:1", cgroup_id=77, cut=False
+        text="NVRM: Xid",
+        monotonic_us=1_234_567,
+        facility=None,
+        cpu=3,
+        task="kworker/3:1",
+        cgroup_id=77,
+        cut=False,
     )
+
+
+@pytest.mark.parametrize("facility", [0, 1, 23])
+def test_a_facility_is_told_where_the_hook_was_told_it(facility: int) -> None:
+    assert decode(record(b"NVRM: Xid", facility=facility)).facility == facility
 
 
 def test_a_line_longer_than_its_room_is_marked_as_cut() -> None:
@@ -61,7 +78,7 @@ def test_what_an_old_kernel_prints_for_its_console_loses_the_time(text: bytes, s
     ("data", "words"),
     [
         (b"short", "shorter than its header"),
-        (record(b"x", layout=2), "layout 2, not 1"),
+        (record(b"x", layout=1), "layout 1, not 2"),
         (record(b"x", copied=201), "a text of 201 bytes"),
     ],
 )

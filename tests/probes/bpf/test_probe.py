@@ -5,6 +5,7 @@ import json
 import os
 import re
 import selectors
+import struct
 import subprocess
 import sys
 import time
@@ -16,11 +17,11 @@ import pytest
 
 from probes import kernel
 from probes.bpf import native
-from probes.bpf.availability import State
 from probes.bpf.descriptors import Descriptors
 from probes.bpf.object_error import ObjectError
 from probes.bpf.probe import BpfProbe
 from probes.bpf.release import CONSOLE_HEARS_ALL, kernel_release, older_than
+from probes.bpf.unavailable import State
 from probes.health import ProbeHealth
 from probes.kmsg import may_matter
 from probes.line import Batch, KernelLine, LostRecords, Origin
@@ -211,12 +212,10 @@ def test_a_program_that_cannot_be_loaded_is_a_state_with_its_reason_and_a_hint()
 
 
 def test_records_of_another_layout_end_the_probe_with_a_state(hear: Hear, tmp_path: Path, token: str) -> None:
-    # Where the program sets the layout: a register becomes 1 and is stored at the start of a record.
-    sets_layout = re.compile(rb"(?<=\xb7\x01\0\0)\x01\0\0\0(?=\x63.\0\0\0\0\0\0)")
-    blob, places = sets_layout.subn(b"\x07\0\0\0", native.OBJECT.read_bytes())
+    # The program stores layout and facility as one number, at the start of a record.
+    blob, places = re.subn(rb"\x02\0\xff\xff", b"\x07\0\xff\xff", native.OBJECT.read_bytes())
     assert places == 2
-    foreign = tmp_path / "foreign.bpf.o"
-    foreign.write_bytes(blob)
+    (tmp_path / native.OBJECT.name).write_bytes(blob)
     changes: list[ProbeHealth] = []
 
     async def test(listener: Listener, probe: BpfProbe) -> None:
@@ -224,11 +223,38 @@ def test_records_of_another_layout_end_the_probe_with_a_state(hear: Hear, tmp_pa
         await listener.until(lambda: bool(changes))
         assert probe.unavailable is not None
         assert probe.unavailable.state is State.FOREIGN_LAYOUT
-        assert "layout 7, not 1" in probe.unavailable.reason
+        assert "layout 7, not 2" in probe.unavailable.reason
 
-    listener = hear(test, loader=lambda: native.load(foreign), on_change=changes.append)
+    listener = hear(test, loader=lambda: native.load(tmp_path), on_change=changes.append)
     assert listener.lines == []
     assert [change.hears for change in changes] == [False]
+
+
+@pytest.mark.parametrize(
+    ("facility", "origin"),
+    [
+        ((0, True), Origin.KERNEL),
+        ((1, True), Origin.USERSPACE),
+        ((0xFFFF, True), Origin.UNKNOWN),
+        ((0, False), Origin.UNKNOWN),
+    ],
+    ids=["the kernel's", "a process's", "not told", "of a loader whose hook does not know it"],
+)
+def test_the_origin_is_what_the_facility_proves(
+    hear: Hear, tmp_path: Path, token: str, facility: tuple[int, bool], origin: Origin
+) -> None:
+    number, believed = facility
+    # The program at printk:console says that it does not know; here it says that it does.
+    says = b"\x02\0" + struct.pack("=H", number)
+    blob = native.OBJECT.read_bytes().replace(b"\x02\0\xff\xff", says)
+    (tmp_path / native.OBJECT.name).write_bytes(blob)
+
+    async def test(listener: Listener, probe: BpfProbe) -> None:
+        write(f"NVRM: {token}")
+        await listener.until(lambda: any(token in line.text for line in listener.lines))
+
+    listener = hear(test, loader=lambda: replace(native.load(tmp_path), facility=believed))
+    assert {line.origin for line in listener.lines if token in line.text} == {origin}
 
 
 class FakeClock:
