@@ -132,6 +132,7 @@ class Process:
     container_id: str | None = None
     pod: str | None = None
     exit_code: int | None = None
+    """What it gave exit(3), 0 to 255. None also while it lives, and when a signal ended it."""
     in_container: bool | None = None
     """False: it runs in no container. None: nobody could look."""
     command_line: str | None = None
@@ -140,6 +141,13 @@ class Process:
     """Name of its user in the node's /etc/passwd."""
     started_us: int | None = None
     """Wall clock of its start, µs since the Unix epoch."""
+    cgroup: str | None = None
+    """Path of its cgroup from the root of the node's tree, with `...` in front when the outer levels are not
+    known: names that a user may have chosen."""
+    exit_signal: int | None = None
+    """Number of the signal that ended it. None also while it lives, and when it ended by itself."""
+    exited_after_us: int | None = None
+    """µs from the first time of the event to its end; negative: the driver printed the line after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +296,9 @@ def to_dict(event: Event, cursor: int, *, stored: bool) -> dict[str, Any]:
             "command_line": process.command_line,
             "user": process.user,
             "started": None if process.started_us is None else rfc3339(process.started_us),
+            "cgroup": process.cgroup,
+            "exit_signal": process.exit_signal,
+            "exited_after_us": process.exited_after_us,
         },
         "detail": dict(event.detail),
         "lines": list(event.lines),
@@ -365,4 +376,7 @@ def _process(data: Mapping[str, Any]) -> Process:
         data.get("command_line"),
         data.get("user"),
         None if started is None else parse_rfc3339(started),
+        data.get("cgroup"),
+        data.get("exit_signal"),
+        data.get("exited_after_us"),
     )

@@ -43,6 +43,9 @@ def to_dict(fault: Fault, text: str, origin: Origin, driver_version: str | None 
             "command_line": None,
             "user": None,
             "started": None,
+            "cgroup": None,
+            "exit_signal": None,
+            "exited_after_us": None,
         }
         if has_process
         else None,

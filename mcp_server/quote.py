@@ -12,8 +12,9 @@ import json
 import re
 from collections.abc import Iterator
 
-from daemon.event import Event, Item, rfc3339
+from daemon.event import Event, Item, Process, rfc3339
 from daemon.page import Page
+from daemon.process_end import container, how_it_ended
 from daemon.text import clean
 
 _TOKEN = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|[^\w\s]|_")
@@ -57,9 +58,19 @@ def event_text(item: Item) -> str:
         parts.append("(not yet stored)")
     drill = "DRILL, not a real fault: " if event.drill else ""
     text = f"{drill}{' '.join(parts)}: {event.summary}. Blame: {event.blame}. Action: {event.action}."
+    if event.process is not None and (ending := _ending(event.process)) is not None:
+        text += f"\n  {ending}"
     if event.lines:
         text += f"\n  log line (untrusted data): {quoted(event.lines[0])}"
     return f"{text}\n  {event.id} revision {event.revision} cursor {item.cursor}"
+
+
+def _ending(process: Process) -> str | None:
+    """`Its process, in container 4f0c1d2e3b4a, was killed by signal 9 (SIGKILL) 12 ms after.`"""
+    where, end = container(process), how_it_ended(process)
+    if end is None:
+        return None if where is None else f"Its process ran in {where}."
+    return f"Its process{f', in {where},' if where else ''} {end}."
 
 
 def title(event: Event) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from daemon.event import Event, Gpu, Kind
+from daemon.process_end import how_it_ended
 from daemon.text import clean
 from xidwatch.terminal import Style
 
@@ -85,4 +86,6 @@ def _summary(event: Event, style: Style, *, stored: bool) -> str:
         marks.append(style.yellow("[origin not confirmed]"))
     if not stored:
         marks.append(style.yellow("[not stored]"))
-    return " ".join([*marks, clean(event.summary, _SUMMARY_CHARS)])
+    end = how_it_ended(event.process) if event.process is not None else None
+    told = f"; its process {end}" if end is not None else ""
+    return " ".join([*marks, clean(event.summary, _SUMMARY_CHARS) + told])

@@ -1,0 +1,48 @@
+"""Whether the process tracker runs beside a daemon, and what it says of itself when not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.config import Config, Ebpf
+from probes.health import Verdict
+from tests.support.daemon import Daemon
+from tests.support.kernel_log import FakeKernelLog
+from xidwatch import socket_client, tracking
+from xidwatch.status import render
+from xidwatch.terminal import PLAIN
+
+OTHER_LOG = Path("/tmp/log")  # never opened
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, None),
+        ({"ebpf": Ebpf.OFF}, "eBPF is off (--ebpf off)"),
+        ({"kmsg": OTHER_LOG}, "/tmp/log stands in for the kernel log; --ebpf required runs it all the same"),
+        ({"kmsg": OTHER_LOG, "ebpf": Ebpf.REQUIRED}, None),
+    ],
+    ids=["by default", "eBPF off", "another log", "eBPF required"],
+)
+def test_it_runs_wherever_ebpf_may_be_used_on_the_log_of_this_node(
+    settings: dict[str, Any], reason: str | None
+) -> None:
+    assert tracking.why_off(replace(Config(), **settings)) == reason
+
+
+def test_the_doctor_says_why_it_is_off() -> None:
+    check = tracking.check(replace(Config(), ebpf=Ebpf.OFF))
+    assert (check.name, check.verdict) == ("tracker", Verdict.OFF)
+    assert check.finding == "eBPF is off (--ebpf off)"
+
+
+def test_off_it_has_a_line_in_the_status(running_daemon: Daemon, kernel_log: FakeKernelLog) -> None:
+    state = socket_client.status(running_daemon.socket)
+    assert state["tracker"]["state"] == "off"
+    line = next(line for line in render(state, PLAIN) if line.startswith("tracker"))
+    assert f"not told how processes end: {kernel_log.path} stands in for the kernel log" in line
