@@ -16,11 +16,14 @@ from pathlib import Path
 
 from benchmarks import (
     decode_rate,
+    ebpf,
     fan_out,
     flood,
     gpus,
     idle,
     latency,
+    loaders,
+    process_ends,
     replay_rate,
     start_up,
     storm,
@@ -33,6 +36,7 @@ from benchmarks.table import header, table
 ROWS = (
     Row("latency", "kernel line to a client on /events", latency.measure),
     Row("flood", "a flood of kernel lines", flood.measure),
+    Row("ebpf", "hearing through eBPF", ebpf.measure),
     Row("storm", "a storm of Xids on one GPU", storm.measure),
     Row("idle", "the daemon with nothing to do", idle.measure),
     Row("calls", "tool calls", tool_calls.measure),
@@ -41,6 +45,8 @@ ROWS = (
     Row("decode", "lines decoded a second", decode_rate.measure),
     Row("replay", "a saved log replayed", replay_rate.measure),
     Row("start", "start-up", start_up.measure),
+    Row("ends", "the end of processes", process_ends.measure),
+    Row("loaders", "loading the eBPF program", loaders.measure),
 )
 
 

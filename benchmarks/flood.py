@@ -40,7 +40,8 @@ def measure(plan: Plan) -> Sequence[Figure]:
     kernel_log.require_kmsg()
     lines = plan.samples(200_000, 40_000)
     with kernel_log.unlimited():
-        daemon = Daemon(plan.directory, kmsg=kernel_log.KMSG, flags=["--allow-drills"]).start()
+        flags = ["--allow-drills", "--ebpf", "off"]
+        daemon = Daemon(plan.directory, kmsg=kernel_log.KMSG, flags=flags).start()
         try:
             ours = _through_daemon(daemon, lines)
         finally:
@@ -53,7 +54,7 @@ def _through_daemon(daemon: Daemon, lines: int) -> tuple[list[Figure], float]:
     pid = os.getpid()
     with kernel_log.Bystander() as log:
         before, told_before, heard_before = _settled(daemon, log), _told(daemon), _heard(daemon)
-        rate = _flood(lines, kernel_log.drill_line(31, pid))
+        rate = flood(lines, EVERY, kernel_log.drill_line(31, pid))
         after = _settled(daemon, log)
     lost = after.lost - before.lost
     told = _wait_until_told(daemon, told_before + lost) - told_before
@@ -90,15 +91,15 @@ def _through_bare_reader(lines: int) -> dict[str, Any]:
     end = f"bench-end-{os.getpid()}-{time.monotonic_ns()}"
     with peers.peer("bare_flood_reader", str(kernel_log.KMSG), end) as reader:
         peers.first_line(reader)
-        _flood(lines, kernel_log.drill_line(31, os.getpid()))
+        flood(lines, EVERY, kernel_log.drill_line(31, os.getpid()))
         kernel_log.write(end)
         account: dict[str, Any] = json.loads(peers.first_line(reader))
     return account
 
 
-def _flood(lines: int, xid: str) -> int:
-    """Write them; lines a second."""
-    with peers.peer("flood", str(lines), str(EVERY), xid) as writer:
+def flood(lines: int, every: int, xid: str) -> int:
+    """Write so many lines at full speed, each `every`-th of them `xid`; lines a second."""
+    with peers.peer("flood", str(lines), str(every), xid) as writer:
         peers.first_line(writer)
         assert writer.stdin is not None
         writer.stdin.write(b"go\n")

@@ -1,4 +1,4 @@
-"""From the kernel's line to a client of /events, against a bare poll loop that reads the same lines.
+"""From a line through /dev/kmsg to a client of /events, against a bare poll loop that reads the same.
 
 Lines are written into the real /dev/kmsg as drills, at random distances of about 95 ms, so that
 they fall everywhere between two timer ticks: printk wakes its readers at the next tick. Twelve
@@ -16,6 +16,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks import kernel_log, peers
 from benchmarks.clients import Subscriber
@@ -25,6 +26,7 @@ from tests.support.daemon import Daemon
 CODES = 12
 PAUSE_S = (0.088, 0.102)
 """Twelve of them are more than the second that lies between two revisions of one event."""
+FLAGS = ("--allow-drills", "--quiet-gap", "1h")
 SET_UP_S = 40.0
 """Other drills may use up the allowance of new events; it is twenty in ten seconds."""
 
@@ -32,7 +34,7 @@ SET_UP_S = 40.0
 def measure(plan: Plan) -> Sequence[Figure]:
     """The ratio of the two medians."""
     kernel_log.require_kmsg()
-    flags = ["--allow-drills", "--quiet-gap", "1h"]
+    flags = [*FLAGS, "--ebpf", "off"]
     daemon = Daemon(plan.directory, kmsg=kernel_log.KMSG, flags=flags).start()
     try:
         return [_measure(daemon, plan.samples(200, 40))]
@@ -86,7 +88,18 @@ class _Faults:
                 return now
 
 
-def _measure(daemon: Daemon, samples: int) -> Figure:
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The same lines, from their writing to their arrival, in ms."""
+
+    ours: Sequence[float]
+    """At a client of /events."""
+    bare: Sequence[float]
+    """In a bare poll loop on /dev/kmsg."""
+
+
+def series(daemon: Daemon, samples: int) -> Series:
+    """Write so many lines, and note when each arrives. Raises Unavailable."""
     subscriber = Subscriber(daemon.port)
     subscriber.wait_for_hello()
     ours, written = [], []
@@ -103,14 +116,18 @@ def _measure(daemon: Daemon, samples: int) -> Figure:
     subscriber.close()
     if len(read) != samples:
         raise Unavailable("the bare loop lost records: something else floods the kernel log")
-    theirs = [(there - began) / 1e6 for there, began in zip(read, written, strict=True)]
-    behind = [mine - base for mine, base in zip(ours, theirs, strict=True)]
+    return Series(ours, [(there - began) / 1e6 for there, began in zip(read, written, strict=True)])
+
+
+def _measure(daemon: Daemon, samples: int) -> Figure:
+    found = series(daemon, samples)
+    behind = [mine - base for mine, base in zip(found.ours, found.bare, strict=True)]
     return Figure(
         "kernel line → client on /events",
-        median(ours) / median(theirs),
+        median(found.ours) / median(found.bare),
         "x",
         must=1.5,
         reach=1.2,
-        beside=f"ms: {spread(ours)}; bare loop on /dev/kmsg: {spread(theirs)}; "
+        beside=f"ms: {spread(found.ours)}; bare loop on /dev/kmsg: {spread(found.bare)}; "
         f"behind it, line for line: {spread(behind)}; {samples} lines",
     )

@@ -299,6 +299,11 @@ class Coalescer:
         fault.heard(at_us=at_us, wall_us=wall_us, arrival_us=at_us)
         self.faults.revise(fault, at_us)
 
+    def say_more(self, fault: OpenFault, now_us: int) -> None:
+        """More is known of a gap or a probe event."""
+        fault.changed = True
+        self._revise_or_say(fault, now_us)
+
     def witness(self, home: OpenFault | None, probe: str, now_us: int, delay_us: int) -> None:
         """A second probe saw a record: the event it led to names it, once a probe."""
         home = _standing(home)
@@ -308,11 +313,11 @@ class Coalescer:
         home.changed = True
         self.faults.revise(home, now_us)
 
-    def prove(self, home: OpenFault | None, heard: Heard, delay_us: int) -> bool:
-        """The log shows that the kernel printed a line which was published unconfirmed.
+    def prove(self, home: OpenFault | None, heard: Heard, delay_us: int, known_as: str) -> bool:
+        """The log shows the true form of a line which was published before, as `known_as`.
 
-        Its event is raised in place: from now on it says what the proved lines say, and no more. False
-        when no event of its own came of the line: then it is to be taken as any other.
+        An unconfirmed event is raised in place: from now on it says what the proved lines say, and no
+        more. False when no event of its own came of the line: then it is to be taken as any other.
         """
         home = self._finished(home, heard.arrival_us)
         if home is None or home.event.revision == 0 or home.slot.kind is Kind.OVERFLOW:
@@ -321,14 +326,23 @@ class Coalescer:
         if home.slot.trust is Trust.UNPROVED:
             self._raise(home, heard)
         elif home.slot.trust is Trust.PROVED:
-            if heard.text not in home.lines:
-                home.add_line(heard.text)
+            home.correct_line(known_as, heard.text)
+            self._name_process(home, heard)
             for name, value in heard.detail().items():
                 home.detail.setdefault(name, value)
             if heard.meaning.severity.rank > home.event.severity.rank:
                 home.take_meaning(heard.meaning)
             self._revise_or_say(home, heard.arrival_us)
         return True
+
+    def _name_process(self, home: OpenFault, heard: Heard) -> None:
+        """The line tells of a process, and what was published before did not."""
+        if heard.process is None or home.process is not None:
+            return
+        home.process = heard.process
+        home.changed = True
+        if self.faults.holds(home) and self.faults.find(heard.slot, heard.sufferer, heard.at_us) is None:
+            self.faults.move(home, heard.slot, heard.sufferer)
 
     def disprove(self, home: OpenFault | None, heard: Heard, delay_us: int) -> None:
         """The log shows that a process wrote a line which was published unconfirmed.
@@ -341,8 +355,8 @@ class Coalescer:
         home.unproved -= 1
         home.changed = True
         if home.slot.trust is Trust.UNPROVED and home.unproved <= 0:
-            self.witness(home, heard.probe, heard.arrival_us, delay_us)
             home.event = replace(home.event, origin=Origin.USERSPACE, drill=True)
+            self.witness(home, heard.probe, heard.arrival_us, delay_us)
             self.faults.end(home, heard.arrival_us)
         else:
             home.count = max(1, home.count - 1)

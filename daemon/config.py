@@ -41,6 +41,7 @@ class ProbeName(StrEnum):
     KMSG = "kmsg"
     KLOG = "klog"
     BPF = "bpf"
+    DRIVER = "driver"
     NVML = "nvml"
 
 
@@ -136,6 +137,10 @@ def _probes(text: str) -> frozenset[ProbeName] | None:
     return frozenset(ProbeName(name) for name in names)
 
 
+def _program(text: str) -> Path | None:
+    return None if text == "own" else path(text)
+
+
 def _node_name(text: str) -> str:
     if not text.isprintable() or not text.strip() or len(text) > 253:
         raise UserError(f"{text!r} is not a node name", hint="use the name the cluster knows this host by")
@@ -166,6 +171,14 @@ class Config:
     ebpf_loader: EbpfLoader = setting(
         "ebpf-loader", choice(EbpfLoader), "auto", "|".join(EbpfLoader), "what loads the eBPF program"
     )
+    ebpf_program: Path | None = setting(
+        "ebpf-program",
+        _program,
+        "own",
+        "FILE",
+        "eBPF program in C that bcc compiles, with xidwatch's event layout; own: xidwatch's",
+    )
+    """None: the one in this package."""
     gpu: GpuBackend = setting(
         "gpu", choice(GpuBackend), "auto", "|".join(GpuBackend), "where readings of GPUs come from"
     )

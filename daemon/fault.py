@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -56,7 +56,8 @@ class Facts:
     """What was found out about an event after it was published. None: nothing."""
 
     process: Process | None = None
-    """Who its process is; only taken by an event that names the same pid."""
+    """Who its process is, and how it ended; only taken by an event that names the same pid. What is None here
+    leaves what was found out before."""
     gpu: Gpu | None = None
     """Who its GPU is; only taken by an event about the same address."""
     telemetry: Mapping[str, Any] | None = None
@@ -102,7 +103,7 @@ class OpenFault:
     witnesses: tuple[Witness, ...] = ()
     """Probes that saw it, the first one first."""
     unproved: int = 0
-    """Of its lines, those of which nobody has shown yet who printed them; not kept over a restart."""
+    """Of its lines, those of which nobody has shown yet who printed them."""
     absorbed_by: OpenFault | None = None
     """The event this occurrence was counted into; None while it stands for itself."""
     pids: set[int] = field(default_factory=set)
@@ -120,6 +121,14 @@ class OpenFault:
         else:
             self.lines_dropped += 1
         self.changed = True
+
+    def correct_line(self, known_as: str, text: str) -> None:
+        """A line is known in its true form now."""
+        if known_as in self.lines and text not in self.lines:
+            self.lines[self.lines.index(known_as)] = text
+            self.changed = True
+        elif text not in self.lines:
+            self.add_line(text)
 
     def heard(self, *, at_us: int, wall_us: int, arrival_us: int) -> None:
         """Move the quiet gap on to a record just heard."""
@@ -149,7 +158,7 @@ class OpenFault:
         """Take what was found out; True when it was new."""
         before = (self.process, self.gpu, self.telemetry)
         if facts.process is not None and self.process is not None and facts.process.pid == self.process.pid:
-            self.process = replace(facts.process, name=self.process.name or facts.process.name)
+            self.process = _joined(self.process, facts.process)
         if facts.gpu is not None and self.event.gpu is not None and facts.gpu.pci == self.event.gpu.pci:
             self.gpu = replace(facts.gpu, mig=self.event.gpu.mig)
         self.telemetry = facts.telemetry or self.telemetry
@@ -208,6 +217,7 @@ class OpenFault:
                 "changed": self.changed,
                 "published_us": self.published_us,
                 "pids": sorted(self.pids),
+                "unproved": self.unproved,
             }
         )
 
@@ -240,4 +250,11 @@ class OpenFault:
             changed=data["changed"],
             published_us=data["published_us"],
             pids=set(data["pids"]),
+            unproved=data.get("unproved", 0),  # 0.1.0 did not save it
         )
+
+
+def _joined(known: Process, found: Process) -> Process:
+    """What is known of a process, with what else was found out; its name is as the driver printed it."""
+    news = {each.name: value for each in fields(found) if (value := getattr(found, each.name)) is not None}
+    return replace(known, **{**news, "name": known.name or found.name})

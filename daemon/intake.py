@@ -28,7 +28,7 @@ from probes.kernel import Clock
 from probes.klog import NAME as KLOG
 from probes.klog import Look
 from probes.kmsg import NAME as KMSG
-from probes.line import Batch, KernelLine, LostRecords, ResumePoint
+from probes.line import Batch, KernelLine, LostRecords, Reached, ResumePoint
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Intake:
         self._tick_at = 0.0
         self._save: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
+        self._read_first: Callable[[], None] | None = None
 
     @property
     def saved_gpus(self) -> str | None:
@@ -74,6 +75,10 @@ class Intake:
     def listen(self, heard: Callable[[Sequence[Event]], None]) -> None:
         """Have events told as they are published, in order, in the event loop; `heard` must not block."""
         self._listeners.append(heard)
+
+    def read_first(self, read: Callable[[], None]) -> None:
+        """Have `read` called before time passes for what is pending: it may bring what that waits for."""
+        self._read_first = read
 
     def start(self) -> None:
         """Go on where the last process stopped."""
@@ -99,6 +104,16 @@ class Intake:
         if batch.last_seq is not None and not self._is_kept(batch.boot_id, batch.last_seq):
             self._resume = ResumePoint(batch.boot_id, batch.last_seq)
             self._unsaved = True
+        self._keep(events)
+
+    def reached(self, reached: Reached | None) -> None:
+        """Take how far /dev/kmsg was read, after what it brought (None: it is not heard). Never raises."""
+        try:
+            events = self._pipeline.reached(reached, self._clock.monotonic_us())
+        except Exception:  # the same boundary as in `_process`
+            self.failures += 1
+            log.exception("lines that waited for the kernel log could not be processed")
+            events = ()
         self._keep(events)
 
     def probe_changed(self, health: ProbeHealth, others_hear: Sequence[str] = ()) -> None:
@@ -171,6 +186,8 @@ class Intake:
             return True
         if line.probe == KLOG:
             self._passed.note(line)
+        else:
+            self._passed.shown(line)
         return False
 
     def _is_kept(self, boot_id: str, seq: int | None) -> bool:
@@ -233,6 +250,8 @@ class Intake:
 
     def _on_tick(self) -> None:
         self._tick = None
+        if self._read_first is not None:
+            self._read_first()
         try:
             events = self._pipeline.tick(self._clock.monotonic_us())
         except Exception:  # the same boundary as in `_process`

@@ -2,14 +2,15 @@
 
 One look is under way at a time, in another thread; it tells of all lines that wait. Where /dev/kmsg is
 heard, that mostly brings the line first, and no look is needed. Looking takes at most a tenth of one
-CPU: in a storm most lines are confirmed by the other probes. A log that may not be read is left alone
-for a minute.
+CPU over time, and half a second of it in a row: in a storm most lines are confirmed by the other probes. A
+log that may not be read is left alone for a minute.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
 
 from probes.klog import Look, look_for
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 AFTER_S = 0.004
 """How long /dev/kmsg has to bring a line by itself; of the 20 ms that a line waits, a look takes 2 to 4."""
 _SHARE_OF_CPU = 0.1
+_IN_A_ROW_S = 0.5
 _REFUSED_FOR_S = 60.0
 
 LookFor = Callable[[Collection[str]], Look]
@@ -48,6 +50,8 @@ class OriginLook:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._not_before = 0.0
+        self._left_s = _IN_A_ROW_S
+        self._left_at = 0.0
 
     def consider(self) -> None:
         """Look soon, if lines wait. Call it after every batch."""
@@ -73,9 +77,8 @@ class OriginLook:
 
     async def _look(self, texts: Collection[str]) -> None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
         try:
-            look = await asyncio.to_thread(self._look_for, texts)
+            look, cost_s = await asyncio.to_thread(self._timed_look, texts)
         except OSError as error:
             if self.refused is None:
                 log.info("lines heard by eBPF cannot be confirmed through syslog(2): %s", error.strerror)
@@ -85,7 +88,19 @@ class OriginLook:
             return
         self.looks += 1
         self.refused = None
-        self._not_before = loop.time() + (loop.time() - began) / _SHARE_OF_CPU
+        self._not_before = self._pay(cost_s, loop.time())
         self._task = None
         self._seen(look)
         self.consider()
+
+    def _timed_look(self, texts: Collection[str]) -> tuple[Look, float]:
+        """A look, and the CPU time it took; runs in another thread."""
+        before = time.thread_time()
+        return self._look_for(texts), time.thread_time() - before
+
+    def _pay(self, cost_s: float, now: float) -> float:
+        """Take CPU time from what may be used; when the next look may begin."""
+        earned_s = (now - self._left_at) * _SHARE_OF_CPU
+        self._left_s = min(self._left_s + earned_s, _IN_A_ROW_S) - cost_s
+        self._left_at = now
+        return now - min(self._left_s, 0) / _SHARE_OF_CPU

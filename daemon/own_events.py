@@ -138,7 +138,8 @@ def probe_detail(health: ProbeHealth, others_hear: Sequence[str]) -> dict[str, A
 def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:
     """What a gap event says: totals over all its ranges, and the first ranges themselves.
 
-    `lost_records` is null once any part of the loss cannot be counted.
+    `lost_records` is null once any part of the loss cannot be counted. `recovered`, where it is there, says
+    how many of the records told of a fault and were heard through eBPF.
     """
     total = before.get("lost_records", 0)
     ranges = list(before.get("ranges", []))
@@ -151,4 +152,17 @@ def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:
         "first_seq": min(firsts, default=None),
         "last_seq": max(lasts, default=None),
         "ranges": ranges,
+        **({"recovered": before["recovered"]} if "recovered" in before else {}),
     }
+
+
+def note_recovered(gap: OpenFault) -> None:
+    """One more of the lost records told of a fault, and was heard through eBPF."""
+    count = gap.detail["recovered"] = gap.detail.get("recovered", 0) + 1
+    means = meaning_of(gap.slot.kind, gap.event.name)
+    told = (
+        "one of the lost lines told of a fault, and was"
+        if count == 1
+        else (f"{count} of the lost lines told of faults, and were")
+    )
+    gap.event = replace(gap.event, summary=f"{means.summary}; {told} heard through eBPF")

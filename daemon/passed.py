@@ -66,6 +66,14 @@ class Passed:
         self._near.append((line.kernel_us, _digest(line.text)))
         self.changed = True
 
+    def shown(self, line: KernelLine) -> None:
+        """/dev/kmsg has brought this line: its sequence number tells from now on that it is done."""
+        is_mine = line.boot_id == self._boot_id and self._mark_us < 0  # those of klog it needs itself
+        if self._near and line.kernel_us is not None and is_mine:
+            identity = (line.kernel_us, _digest(line.text))
+            if identity in self._near:
+                self._near.remove(identity)
+
     def dump(self) -> str:
         """The state as one line of JSON."""
         self.changed = False

@@ -12,18 +12,25 @@ A line from a probe that cannot tell waits for one that can (`daemon.confirmatio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import chain
 
+from daemon import ahead
 from daemon.coalesce import Coalescer, Heard
 from daemon.confirmation import Confirmation, Proof
+from daemon.counters import Counters
 from daemon.decoded import Context, Fault
+from daemon.driver_witness import PROBE as DRIVER
+from daemon.driver_witness import DriverWitness, Told, is_same
 from daemon.event import Event, Gpu, Kind
 from daemon.fault import Facts, OpenFault, Trust
 from daemon.grammar import find
 from daemon.hearing import hear
 from daemon.incidents import PREFIX, Incidents
 from daemon.knowledge import Knowledge
+from daemon.log_reading import LogReading
 from daemon.nvml_witness import PROBE as NVML
 from daemon.nvml_witness import STATE_KEY as NVML_WAITING
 from daemon.nvml_witness import NvmlEvent, NvmlWitness, delay_us, is_repeat, told_alone
@@ -31,64 +38,25 @@ from daemon.own_events import (
     Operation,
     Report,
     gap_detail,
+    note_recovered,
     opened_by,
     operator_event,
     probe_detail,
     report_of_loss,
     report_of_probe,
 )
-from daemon.witness import Witnesses
+from daemon.recovered import Recovered
+from daemon.snapshot import Changes, Snapshot
+from daemon.text import clean
+from daemon.witness import Sighting, Witnesses
 from probes.bpf.probe import NAME as BPF
 from probes.health import ProbeHealth
 from probes.klog import Look
-from probes.line import KernelLine, LostRecords, Origin
+from probes.kmsg import NAME as KMSG
+from probes.line import KernelLine, LostRecords, Origin, Reached
 from probes.procfs import ProcGpu
 
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything the pipeline must find again after a restart."""
-
-    faults: Mapping[str, str]
-    """Open faults and incidents by state key, each as one JSON text."""
-    context: str | None
-    """Device map and driver version as one JSON text; None when nothing was saved yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What of the snapshot is different since it was last asked for."""
-
-    faults: Mapping[str, str]
-    dropped: frozenset[str]
-    """State keys of faults and incidents that are no longer open."""
-    context: str | None
-    """None when it did not change."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Lines the pipeline has looked at since start."""
-
-    lines: int = 0
-    faults: int = 0
-    """Lines that told of a fault, or of a part of one."""
-    forged: int = 0
-    """Lines of userspace origin that looked like the driver's, while drills are not allowed."""
-    witnessed_again: int = 0
-    """Records that a second probe had seen too."""
-    unconfirmed: int = 0
-    """Lines of a fault that went out although nobody could show who printed them."""
-    proved_late: int = 0
-    """Of those, the ones that the log showed to be the kernel's afterwards."""
-    disproved: int = 0
-    """Of those, the ones that a process had written."""
-    nvml_told: int = 0
-    """What NVML's event set told."""
-    nvml_alone: int = 0
-    """Of that, faults of which the log had no line in time."""
-    state_errors: int = 0
-    """Saved open faults and incidents that could not be read back."""
+__all__ = ["Changes", "Counters", "Pipeline", "Snapshot"]
 
 
 class Pipeline:
@@ -106,7 +74,11 @@ class Pipeline:
         self._allow_drills = allow_drills
         self._incidents = Incidents(node)
         self._knowledge = Knowledge()
-        self._confirmation = Confirmation()
+        self._reading = LogReading()
+        self._confirmation = Confirmation(self._reading)
+        self._recovered = Recovered(self._reading)
+        self._driver = DriverWitness(self._reading.clock)
+        self._ahead: str | None = None
         self._witnesses = Witnesses()
         self._forged = Witnesses()  # apart: a flood of forged lines must not make true ones forgotten
         self._nvml = NvmlWitness()
@@ -139,7 +111,10 @@ class Pipeline:
         if isinstance(record, LostRecords):
             report = report_of_loss(record)
             known = self._coalescer.report_in(report.slot, report.at_us)
-            self._report(report, known, gap_detail(known.detail if known else {}, record))
+            event = self._report(report, known, gap_detail(known.detail if known else {}, record))
+            if record.probe == KMSG:
+                self._reading.lost()
+                self._recovered.lost(record, event)
         else:
             self._line(record)
         return self._take(record.arrival_us)
@@ -167,8 +142,7 @@ class Pipeline:
 
     def tick(self, now_us: int) -> Sequence[Event]:
         """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""
-        for line in self._confirmation.expire(now_us):
-            self._understand(line)
+        self._expire(now_us)
         self._coalescer.tick(now_us)
         for event in self._nvml.due(now_us):
             self._nvml_alone(event)
@@ -177,6 +151,21 @@ class Pipeline:
     def begin_to_confirm(self, newest_us: int) -> None:
         """Say how far the log goes (kernel time of its newest line), before eBPF hears anything."""
         self._confirmation.begin(newest_us)
+
+    def log_clock(self, offset_us: int, at_us: int) -> None:
+        """Say how far CLOCK_MONOTONIC is ahead of the log's clock, measured at arrival time `at_us`."""
+        self._reading.clock.measured(at_us, offset_us)
+
+    def reached(self, reached: Reached | None, now_us: int) -> Sequence[Event]:
+        """Take how far /dev/kmsg has been read by arrival time `now_us` (None: it is not heard), after what
+        it brought; gives back what came of lines that need not wait for it any longer."""
+        self._reading.reached(reached)
+        self._expire(now_us)
+        for event in self._recovered.due():
+            self.counters.recovered += 1
+            note_recovered(event)
+            self._coalescer.say_more(event, now_us)
+        return self._take(now_us)
 
     def unconfirmed(self) -> Collection[str]:
         """Texts of lines that wait to be confirmed: a look at the log can tell who printed them."""
@@ -194,7 +183,7 @@ class Pipeline:
 
     def next_deadline(self) -> int | None:
         """Arrival time at which `tick` is next needed; None when nothing is pending."""
-        parts = (self._confirmation, self._coalescer, self._incidents, self._nvml)
+        parts = (self._confirmation, self._coalescer, self._incidents, self._nvml, self._driver)
         return min((due for part in parts if (due := part.next_deadline()) is not None), default=None)
 
     def probe_changed(
@@ -229,9 +218,20 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The whole state."""
         faults = {fault.state_key: fault.dump() for fault in self._coalescer.open_faults()}
+        gone = self._ahead_of_the_log()
         return Snapshot(
-            {**faults, **self._incidents.snapshot(), **self._nvml.snapshot()}, self._knowledge.dump()
+            {
+                **faults,
+                **self._incidents.snapshot(),
+                **self._nvml.snapshot(),
+                **({ahead.STATE_KEY: gone} if gone is not None else {}),
+            },
+            self._knowledge.dump(),
         )
+
+    def _ahead_of_the_log(self) -> str | None:
+        gone = chain(self._driver.ahead(), self._confirmation.ahead())
+        return ahead.dump(gone, self._witnesses.event_of)
 
     @property
     def has_changes(self) -> bool:
@@ -245,6 +245,11 @@ class Pipeline:
         table = self._coalescer.faults
         incidents, ended = self._incidents.take_changes()
         waiting, over = self._nvml.take_changes()
+        before, self._ahead = self._ahead, self._ahead_of_the_log()
+        if self._ahead is None and before is not None:
+            over |= {ahead.STATE_KEY}
+        elif self._ahead is not None and self._ahead != before:
+            waiting = {**waiting, ahead.STATE_KEY: self._ahead}
         changes = Changes(
             {**{key: fault.dump() for key, fault in table.touched.items()}, **incidents, **waiting},
             frozenset(table.forgotten | ended | over),
@@ -266,12 +271,15 @@ class Pipeline:
         except (ValueError, TypeError, KeyError, AttributeError):
             self.counters.state_errors += 1
         faults = []
+        gone: list[tuple[ahead.Ahead, str | None]] = []
         incidents = {key: text for key, text in saved.faults.items() if key.startswith(PREFIX)}
         unreadable = []
         for key in [key for key in saved.faults if key not in incidents]:
             try:
                 if key == NVML_WAITING:
                     self._nvml.load(saved.faults[key], now_us)
+                elif key == ahead.STATE_KEY:
+                    self._ahead, gone = saved.faults[key], ahead.load(saved.faults[key])
                 else:
                     faults.append(OpenFault.load(saved.faults[key]))
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -282,7 +290,25 @@ class Pipeline:
         self._coalescer.restore(faults, now_us)
         self._coalescer.end_all(now_us, lambda slot: slot.boot_id != boot_id)
         self._nvml.restore(self._coalescer.open_faults())
+        self._restore_ahead(gone, boot_id, now_us)
         return self._take(now_us)
+
+    def _restore_ahead(
+        self, gone: Iterable[tuple[ahead.Ahead, str | None]], boot_id: str, now_us: int
+    ) -> None:
+        """Wait for the log to show what an earlier process heard ahead of it."""
+        homes = {fault.event.id: fault for fault in self._coalescer.open_faults()}
+        mine = [(each, event) for each, event in gone if each.line.boot_id == boot_id]
+        for each, event in mine:
+            home = homes.get(event) if event is not None else None
+            sighting = self._witnesses.see(each.line)
+            sighting.home = home
+            if home is not None:
+                home.last_arrival_us = now_us  # it stays open until the log has been read again
+            if each.line.probe == BPF:
+                self._recovered.heard(each.line, sighting)
+        self._confirmation.restore(each for each, _ in mine if each.line.probe == BPF)
+        self._driver.restore(each for each, _ in mine if each.line.probe == DRIVER)
 
     def take_over(self, earlier: Snapshot, *, now_us: int) -> Sequence[Event]:
         """Follow the incidents that another pipeline found in the log of the boot before, where that was
@@ -299,11 +325,27 @@ class Pipeline:
         self.counters.lines += 1
         if find(line.text) is None:
             return
+        if line.probe == DRIVER:
+            self._driver_said(line)
+            return
         for step in self._confirmation.take(line):
             if isinstance(step, Proof):
                 self._settle(step)
             else:
                 self._understand(step)
+        if line.probe == BPF:
+            self._ask_driver()
+
+    def _expire(self, now_us: int) -> None:
+        """What has waited long enough goes on as it is."""
+        for line in self._confirmation.expire(now_us):
+            self._understand(line)
+        for due in self._driver.due(now_us):
+            if isinstance(due, KernelLine):
+                self.counters.driver_alone += 1
+                self._understand(due)
+            else:
+                self._driver_told_of(due[1], due[0])
 
     def _understand(self, line: KernelLine) -> None:
         decoded = find(line.text)
@@ -324,11 +366,21 @@ class Pipeline:
             self.counters.witnessed_again += 1
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
             return
+        alone = self._driver.told_alone(line) if not drill and line.probe != DRIVER else None
+        if alone is not None:
+            self._settle(Proof(alone, replace(line, origin=Origin.KERNEL)))
+            return
         self.counters.unconfirmed += line.probe == BPF and line.origin is Origin.UNKNOWN
         if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
             self._knowledge.learn_driver(fault)
             self._coalescer.end_all(line.arrival_us, lambda slot: slot.trust is not Trust.DRILL)
         sighting.home = self._place(self._heard(fault, line, drill))
+        if line.probe == BPF:
+            self._recovered.heard(line, sighting)
+        if not drill and line.probe != DRIVER:
+            said = self._driver.line_read(line, sighting)
+            if said is not None:
+                self._named_by_driver(sighting, said)
 
     def _heard(self, fault: Fault, line: KernelLine, drill: bool) -> Heard:
         return hear(fault, line, self._knowledge, node=self._node, drill=drill)
@@ -343,7 +395,7 @@ class Pipeline:
         return home
 
     def _settle(self, proof: Proof) -> None:
-        """The log shows a line that went out unconfirmed: raise what came of it, or take it back."""
+        """The log shows a line that went out before: raise what came of it, or take it back."""
         line, fault = proof.line, find(proof.line.text)
         sighting = self._witnesses.rename(proof.doubted, line) or self._forged.rename(proof.doubted, line)
         if sighting is None or fault is None or isinstance(fault, Context) or fault.drill:
@@ -354,20 +406,57 @@ class Pipeline:
                 self._understand(line)
             return
         self.counters.witnessed_again += 1
+        was_doubted = proof.doubted.origin is Origin.UNKNOWN
         if line.origin is not Origin.KERNEL:
-            self.counters.disproved += 1
-            self.counters.forged += not self._allow_drills
-            heard = self._heard(fault, line, drill=True)
-            self._coalescer.disprove(sighting.home, heard, sighting.delay_us)
+            self._disprove(fault, line, sighting, was_doubted=was_doubted)
             return
-        self.counters.proved_late += 1
-        if fault.kind is Kind.DRIVER_LOADED:
+        self.counters.proved_late += was_doubted
+        if was_doubted and fault.kind is Kind.DRIVER_LOADED:
             self._knowledge.learn_driver(fault)
         heard = self._heard(fault, line, drill=False)
         if heard.slot.trust is not Trust.PROVED:  # glued to other text: even the log does not prove it
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
-        elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us):
+        elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us, clean(proof.doubted.text)):
             sighting.home = self._place(heard)
+
+    def _disprove(self, fault: Fault, line: KernelLine, sighting: Sighting, *, was_doubted: bool) -> None:
+        """The log shows that a process wrote a line that went out before."""
+        if not was_doubted:
+            self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
+            return
+        self.counters.disproved += 1
+        self.counters.forged += not self._allow_drills
+        self._coalescer.disprove(sighting.home, self._heard(fault, line, drill=True), sighting.delay_us)
+
+    def _driver_said(self, report: KernelLine) -> None:
+        """The driver's own word: of a line that is known, or of one that waits or is yet to come."""
+        self.counters.driver_told += 1
+        told = self._driver.said(report)
+        if told is not None:
+            self._driver_told_of(told, report)
+            return
+        self._driver.wait(report)
+        self._ask_driver()
+
+    def _ask_driver(self) -> None:
+        """Let the driver's word prove lines of which nobody could tell who printed them."""
+        for report in list(self._driver.waiting):
+            stamp_us = report.arrival_us if report.kernel_us is None else report.kernel_us
+            proved = self._confirmation.vouch(stamp_us, partial(is_same, report))
+            if proved is not None:
+                self._understand(proved)
+
+    def _driver_told_of(self, told: Told, report: KernelLine) -> None:
+        """The driver's word is about a line that is out; where nobody had proved that one, it does."""
+        if told.line.origin is Origin.UNKNOWN:
+            self._settle(Proof(told.line, _vouched(told.line, report)))
+        else:
+            self._named_by_driver(told.sighting, report)
+
+    def _named_by_driver(self, sighting: Sighting, report: KernelLine) -> None:
+        self.counters.witnessed_again += 1
+        delay_us = max(0, report.arrival_us - sighting.first_arrival_us)
+        self._coalescer.witness(sighting.home, DRIVER, report.arrival_us, delay_us)
 
     def _nvml_told_of(self, home: OpenFault, event: NvmlEvent) -> None:
         """NVML's word belongs to a fault that is known: one more witness of it."""
@@ -388,14 +477,16 @@ class Pipeline:
         self._coalescer.report(fault, event.arrival_us)
         self._nvml.stands_alone(fault)
 
-    def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> None:
-        """Publish what a probe has to say of itself, or add it to what it said within the quiet gap."""
+    def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> OpenFault:
+        """Publish what a probe has to say of itself, or add it to what it said within the quiet gap; gives
+        back the event."""
         if known is None:
             fault = opened_by(report, detail, node=self._node, driver_version=self.driver_version)
             self._coalescer.report(fault, report.at_us)
-        else:
-            known.detail = detail
-            self._coalescer.report_again(known, at_us=report.at_us, wall_us=report.wall_us)
+            return fault
+        known.detail = detail
+        self._coalescer.report_again(known, at_us=report.at_us, wall_us=report.wall_us)
+        return known
 
     def _take(self, now_us: int) -> Sequence[Event]:
         """What is new by arrival time `now_us`, with what it means for incidents."""
@@ -406,3 +497,8 @@ class Pipeline:
         known_gpus = len(self._knowledge.devices.gpus())
         faults = self._coalescer.faults
         return (*ended, *self._incidents.take(published, faults, now_us=now_us, known_gpus=known_gpus))
+
+
+def _vouched(line: KernelLine, report: KernelLine) -> KernelLine:
+    """The line with the driver's word for it."""
+    return replace(line, origin=Origin.KERNEL, probe=report.probe, arrival_us=report.arrival_us)

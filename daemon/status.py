@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.config import Config, EbpfLoader, GpuBackend, ProbeName
+from daemon.config import Config, GpuBackend, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
@@ -21,22 +21,20 @@ from daemon.store import Store
 from probes.health import ProbeHealth
 from probes.kernel import Clock
 
-NOT_BUILT = "not part of this version"
-
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
     """A part that was asked for, or could be, and is not there."""
 
     part: str
-    """`nvml`, `bcc`."""
+    """`nvml`"""
     reason: str
 
 
 def unavailable(config: Config) -> tuple[Unavailable, ...]:
     """What the settings ask for, or leave open, and this version does not have."""
     probes = config.probes
-    parts = [Unavailable("bcc", NOT_BUILT)] if config.ebpf_loader is EbpfLoader.BCC else []
+    parts: list[Unavailable] = []
     if (
         probes is not None
         and ProbeName.NVML in probes
@@ -65,8 +63,10 @@ class StatusReport:
         health: Callable[[], Sequence[ProbeHealth]],
         clients: Callable[[], Mapping[str, int]],
         gpus: Callable[[], Mapping[str, Any]],
+        tracker: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`clients` counts who is connected, by transport; `gpus` is the state of the readings."""
+        """`clients` counts who is connected, by transport; `gpus` is the state of the readings,
+        `tracker` that of what tells how processes end."""
         self._config = config
         self._version = version
         self._address = address
@@ -78,6 +78,7 @@ class StatusReport:
         self._health = health
         self._clients = clients
         self._gpus = gpus
+        self._tracker = tracker
         self._started_us = clock.wall_us()
         self._started_monotonic_us = clock.monotonic_us()
 
@@ -98,6 +99,7 @@ class StatusReport:
             "driver_version": pipeline.driver_version,
             "probes": [dataclasses.asdict(probe) for probe in self._health()],
             "gpu": dict(self._gpus()),
+            "tracker": dict(self._tracker()),
             "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],
             "journal": {
                 "path": str(self._config.state_dir / FILE_NAME),

@@ -68,3 +68,13 @@ class Witnesses:
             sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
             self._sightings[line.boot_id, line.kernel_us, line.text] = sighting
         return sighting
+
+    def event_of(self, line: KernelLine) -> str | None:
+        """The id of the event that the record seen as `line` led to; None when it led to none."""
+        if line.kernel_us is None:
+            return None
+        sighting = self._sightings.get((line.boot_id, line.kernel_us, line.text))
+        home = sighting.home if sighting is not None else None
+        while home is not None and home.absorbed_by is not None:
+            home = home.absorbed_by
+        return home.event.id if home is not None else None

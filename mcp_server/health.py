@@ -38,6 +38,7 @@ class HealthEndpoints:
                     "name": probe.name,
                     "hears": probe.hears,
                     "live": probe.live,
+                    "state": probe.state,
                     "reason": probe.reason,
                     "hint": probe.hint,
                 }

@@ -76,6 +76,8 @@ class StatusTool:
         else:
             yield "DOES NOT HEAR the kernel log: that no errors are known says nothing."
         for probe in probes:
+            if probe.hears and probe.note:
+                yield f"{probe.name}: {probe.note}."
             if not probe.hears:
                 hint = f" ({probe.hint})" if probe.hint else ""
                 yield f"{probe.name} does not hear: {probe.reason}{hint}."

@@ -153,7 +153,7 @@ class _Clients:
 
 
 async def _holds_nothing() -> Mapping[str, object]:
-    return {"reader": None, "events": None}
+    return {"reader": None, "events": None, "tracepoint": None}
 
 
 async def _first_line(lines: LineReader) -> bytes:

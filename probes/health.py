@@ -44,5 +44,9 @@ class ProbeHealth:
     reason: str | None = None
     """Why it does not hear; None while it does."""
     hint: str | None = None
+    state: str | None = None
+    """Short name of the reason, for programs, where the probe has such names; None while it hears."""
+    note: str | None = None
+    """What is worth knowing of how it hears; None when all is as usual."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Counts since start, e.g. `records`, `skipped`, `malformed`, `lost`, `reopened`."""

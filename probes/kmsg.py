@@ -30,9 +30,9 @@ from probes import kernel
 from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg_access import OpenLog, Refusal, open_log, refusal
-from probes.kmsg_record import parse, sequence_number
+from probes.kmsg_record import kernel_time, parse, sequence_number
 from probes.kmsg_sequence import SequenceTracker
-from probes.line import Batch, KernelLine, LostRecords, Origin, ResumePoint, Sink
+from probes.line import Batch, KernelLine, LostRecords, Origin, Reached, ResumePoint, Sink
 
 NAME = "kmsg"
 RECORDS_A_TURN = 512
@@ -99,6 +99,8 @@ class KmsgProbe:
         self._history = False
         self._records = self._skipped = self._malformed = self._refused = 0
         self._lost = self._overruns = self._reopened = 0
+        self._last_us: int | None = None
+        self._end_us: int | None = None
 
     def start(self) -> None:
         """Open the log and read it from the next turn of the loop on.
@@ -149,6 +151,11 @@ class KmsgProbe:
         """True once everything that was in the log at the start has been delivered."""
         return self._log is not None and not self._history
 
+    @property
+    def reached(self) -> Reached | None:
+        """How far it has read; None while it does not hear."""
+        return None if self._log is None else Reached(self._last_us, self._end_us)
+
     def _open(self) -> None:
         log = self._opener(self._path)
         self._loop = loop = asyncio.get_running_loop()
@@ -192,10 +199,13 @@ class KmsgProbe:
     ) -> Refusal | None:
         """Append what is there, up to a turn's share, to `items`; why the log cannot be read on, or None."""
         refused = 0
+        data = b""
         for _ in range(RECORDS_A_TURN):
             try:
                 data = os.read(fd, RECORD_BYTES)
             except BlockingIOError:
+                self._end_us = self._clock.monotonic_us()
+                self._note_last(data)
                 return self._caught_up(sequence)
             except BrokenPipeError:
                 self._overruns += 1
@@ -212,7 +222,12 @@ class KmsgProbe:
             self._take(data, sequence, items)
             if len(items) >= ITEMS_A_TURN:
                 break
+        self._note_last(data)
         return None
+
+    def _note_last(self, data: bytes) -> None:
+        last_us = kernel_time(data)
+        self._last_us = self._last_us if last_us is None else last_us
 
     def _take(self, data: bytes, sequence: SequenceTracker, items: list[KernelLine | LostRecords]) -> None:
         record = None

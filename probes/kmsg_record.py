@@ -46,6 +46,12 @@ def sequence_number(data: bytes) -> int | None:
     return int(header[2]) if header else None
 
 
+def kernel_time(data: bytes) -> int | None:
+    """The kernel time in µs alone; None when `parse` would give None."""
+    header = _HEADER.match(data)
+    return int(header[3]) if header else None
+
+
 def parse(data: bytes) -> Record | None:
     """The record that one read of /dev/kmsg gave, or None when it is none."""
     header = _HEADER.match(data)

@@ -47,7 +47,9 @@ class KernelLine:
     wall_is_estimate: bool
     """True when `wall_us` was computed from the kernel time of an old record, not read at arrival."""
     probe: str
-    """Name of the probe: `kmsg`, `klog`, `bpf`, `nvml`, `replay`."""
+    """Name of the probe: `kmsg`, `klog`, `bpf`, `driver`, `replay`."""
+    printed_us: int | None = None
+    """CLOCK_MONOTONIC in µs when it was printed; only eBPF knows it."""
     cpu: int | None = None
     """CPU that printed the record; only eBPF knows it."""
     task: str | None = None
@@ -82,6 +84,16 @@ class Batch:
     """Only records that may matter: a probe drops what its pre-filter rejects."""
     last_seq: int | None
     """Sequence number of the last record examined, rejected ones included; None without sequence numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far a reader of the kernel log has come."""
+
+    last_us: int | None
+    """Kernel time in µs of the last record read, whatever it says; None before the first."""
+    end_us: int | None
+    """Arrival time in µs at which it last found nothing more to read; None before the first time."""
 
 
 Sink = Callable[[Batch], None]

@@ -35,7 +35,7 @@ from probes import kernel
 from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kmsg import KmsgProbe
-from xidwatch import logs
+from xidwatch import logs, tracking
 from xidwatch.gpu_side import GpuSide
 from xidwatch.version import VERSION
 
@@ -94,6 +94,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
                 health=health,
                 clients=clients.by_name,
                 gpus=gpu_side.status,
+                tracker=lambda: tracking.off("only the daemon is told how processes end"),
             ),
             health=health,
             clients=clients,

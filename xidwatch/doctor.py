@@ -20,13 +20,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TextIO
 
-from daemon.config import Address, Config, Ebpf, EbpfLoader
+from daemon.config import Address, Config, Ebpf
 from daemon.gpu import check as gpu_check
 from probes import kernel, klog, procfs
-from probes.bpf import availability
+from probes.bpf import availability, driver_probe
 from probes.health import Check, Verdict
 from probes.kmsg_access import open_log, refusal
-from xidwatch.ears import NO_BCC, USE_NATIVE, choose
+from xidwatch import tracking
+from xidwatch.ears import choose, loader_of
 from xidwatch.gpu_source import source_of
 from xidwatch.terminal import Style, columns, for_stream
 
@@ -62,6 +63,8 @@ def checks(config: Config) -> list[Check]:
         kmsg,
         check_ebpf(config, hears=hears),
         check_klog(config, hears=hears),
+        check_tracepoint(config),
+        tracking.check(config),
         check_log_size(),
         check_driver(procfs.ROOT),
         check_state_dir(config.state_dir),
@@ -114,6 +117,14 @@ def check_klog(config: Config, *, hears: bool) -> Check:
             found, verdict=Verdict.OFF, finding=f"{found.finding}; not needed: kmsg hears", hint=None
         )
     return found
+
+
+def check_tracepoint(config: Config) -> Check:
+    """Whether the driver's own tracepoint can be heard, where it is asked for; it is a second witness."""
+    if not choose(config).driver:
+        return _not_asked_for(driver_probe.CHECK)
+    found = driver_probe.check()
+    return replace(found, verdict=Verdict.WARN) if found.verdict is Verdict.FAIL else found
 
 
 def check_driver(root: Path) -> Check:
@@ -228,10 +239,7 @@ def check_ebpf(config: Config, *, hears: bool) -> Check:
         return Check(name, Verdict.OFF, "switched off")
     if not choose(config).bpf:
         return _not_asked_for(name)
-    if config.ebpf_loader is EbpfLoader.BCC:
-        found = Check(name, Verdict.FAIL, NO_BCC, USE_NATIVE)
-    else:
-        found = availability.check()
+    found = availability.check(loader_of(config))
     if found.verdict is Verdict.FAIL and hears and config.ebpf is not Ebpf.REQUIRED:
         return replace(found, verdict=Verdict.WARN, finding=f"{found.finding}; kmsg hears without it")
     return found

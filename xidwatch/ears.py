@@ -2,34 +2,39 @@
 
 /dev/kmsg is the ear that knows most; eBPF is a second one beside it, and the live one where /dev/kmsg is
 closed; syslog(2) is the weaker source that takes its place only there. Another file named by `--kmsg`
-stands in for the whole log: the other ears, which hear the real one, run beside it only when asked for.
+stands in for the whole log: the other ears, which hear the real one, run beside it only when asked for. So
+does the driver's own tracepoint: while it is attached, the driver cannot be unloaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from daemon.config import Config, Ebpf, EbpfLoader, ProbeName
 from daemon.intake import Intake
 from daemon.origin_look import LookFor, OriginLook
 from daemon.paths import path
 from daemon.pipeline import Pipeline
-from probes import klog
-from probes.bpf import native
+from probes import klog, log_stamp
+from probes.bpf import bcc, driver_loader, loaders, native
 from probes.bpf.descriptors import Loader
+from probes.bpf.driver_probe import DriverProbe
 from probes.bpf.probe import NAME as BPF
 from probes.bpf.probe import BpfProbe
 from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.klog import KlogProbe
+from probes.kmsg import NAME as KMSG
 from probes.kmsg import KmsgProbe
-from probes.line import Batch, ResumePoint
+from probes.line import Batch, KernelLine, LostRecords, ResumePoint
 
 _KERNEL_LOG = path("/dev/kmsg")
-NO_BCC = "the bcc loader is not part of this version"
-USE_NATIVE = "use --ebpf-loader native: it needs nothing installed"
+_CLOCKS_EVERY_S = 10.0
+"""How often the clocks are compared, while eBPF hears lines: NTP slews one of them by 5 ms in that time at
+most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,17 @@ class Choice:
     klog_instead: bool
     """Where /dev/kmsg is refused."""
     bpf: bool
+    driver: bool = False
 
 
 def choose(config: Config) -> Choice:
     """Which probes the settings ask for. Raises UserError where they contradict each other."""
     named = config.probes
-    if config.ebpf is Ebpf.REQUIRED and config.ebpf_loader is EbpfLoader.BCC:
-        raise UserError(f"eBPF is required, and {NO_BCC}", hint=USE_NATIVE)
+    if config.ebpf_program is not None and config.ebpf_loader is EbpfLoader.NATIVE:
+        raise UserError(
+            "the native loader loads no program but its own, and --ebpf-program names another",
+            hint="leave out one of the two: the bcc loader compiles programs",
+        )
     if named is None:
         is_real = config.kmsg == _KERNEL_LOG
         wanted = config.ebpf is Ebpf.REQUIRED or (config.ebpf is Ebpf.AUTO and is_real)
@@ -63,17 +72,26 @@ def choose(config: Config) -> Choice:
             f"none of the probes asked for hears the kernel log: {', '.join(sorted(named))}",
             hint="leave out --probes, or name kmsg, bpf or klog",
         )
-    if ProbeName.BPF in named and config.ebpf is Ebpf.OFF:
-        raise UserError(
-            "--probes names bpf, and --ebpf off forbids it",
-            hint="leave out one of the two",
-        )
+    for name in (ProbeName.BPF, ProbeName.DRIVER):
+        if name in named and config.ebpf is Ebpf.OFF:
+            raise UserError(
+                f"--probes names {name}, and --ebpf off forbids it", hint="leave out one of the two"
+            )
     return Choice(
         kmsg=ProbeName.KMSG in named,
         klog=ProbeName.KLOG in named,
         klog_instead=False,
         bpf=ProbeName.BPF in named or config.ebpf is Ebpf.REQUIRED,
+        driver=ProbeName.DRIVER in named,
     )
+
+
+def loader_of(config: Config) -> Loader:
+    """What brings the eBPF program into the kernel, by these settings."""
+    program = config.ebpf_program
+    if program is not None or config.ebpf_loader is EbpfLoader.BCC:
+        return lambda: bcc.load(program)
+    return native.load if config.ebpf_loader is EbpfLoader.NATIVE else loaders.automatic
 
 
 class Ears:
@@ -86,35 +104,53 @@ class Ears:
         intake: Intake,
         pipeline: Pipeline,
         resume: ResumePoint | None,
-        load: Loader = native.load,
+        load: Loader | None = None,
+        begun_us: int | None = None,
+        load_driver: Loader = driver_loader.load,
         look_for: LookFor = klog.look_for,
+        offset_us: Callable[[], int | None] = log_stamp.offset_us,
         read_log: klog.ReadLog = klog.read_log,
     ) -> None:
-        """Raises UserError where the settings contradict each other."""
+        """`load` stands in for the loader that the settings name, `load_driver` for the one of the driver's
+        tracepoint. `begun_us`: what `load` hands over hears already; this is how far the log went before.
+
+        Raises UserError where the settings contradict each other.
+        """
         self._config = config
         self._choice = choice = choose(config)
         self._intake = intake
         self._pipeline = pipeline
         self._read_log = read_log
         self._look_for = look_for
+        self._offset_us = offset_us
+        self._compared_s: float | None = None
+        self._begun_us = begun_us
+        self._since_us = int(time.monotonic() * 1e6)
         self._kmsg = (
             KmsgProbe(config.kmsg, self.take, resume=resume, on_change=self._changed) if choice.kmsg else None
         )
-        self._has_loader = config.ebpf_loader is not EbpfLoader.BCC
-        runs_bpf = choice.bpf and self._has_loader
-        self._bpf = BpfProbe(self.take, on_change=self._changed, loader=load) if runs_bpf else None
+        load = load or loader_of(config)
+        self._bpf = BpfProbe(self.take, on_change=self._changed, loader=load) if choice.bpf else None
+        self.driver = (
+            DriverProbe(self.take, on_change=self._changed, loader=load_driver) if choice.driver else None
+        )
+        """The driver's own tracepoint; None where it was not asked for."""
         self._klog: KlogProbe | None = None
         self._given_up: ProbeHealth | None = None
         self._look = OriginLook(
-            pipeline.unconfirmed, intake.looked, kmsg_hears=self._kmsg_hears, look_for=look_for
+            self._worth_a_look, intake.looked, kmsg_hears=self._kmsg_hears, look_for=look_for
         )
+        intake.read_first(self._read_kmsg_first)
 
     def start(self) -> None:
         """Begin to hear. Raises UserError when eBPF is required and cannot be, or a path is no kernel log."""
         if self._bpf is not None:
+            self._compare_clocks()
             self._note_how_far_the_log_goes()
             self._bpf.start()
         self._insist_on_ebpf()
+        if self.driver is not None:
+            self.driver.start()
         if self._kmsg is not None:
             self._kmsg.start()
         if self._choice.klog or (
@@ -125,26 +161,65 @@ class Ears:
     def close(self) -> None:
         """Stop hearing; nothing is delivered afterwards."""
         self._look.close()
-        for probe in (self._kmsg, self._bpf, self._klog):
-            if probe is not None:
-                probe.close()
+        for probe in self._probes():
+            probe.close()
 
     def health(self) -> Sequence[ProbeHealth]:
         """Each probe that runs or was asked for, as of now."""
         found = [self._given_up] if self._given_up is not None else []
-        found += [probe.health() for probe in (self._kmsg, self._bpf, self._klog) if probe is not None]
-        if self._choice.bpf and not self._has_loader:
-            found.append(ProbeHealth(BPF, hears=False, live=True, reason=NO_BCC, hint=USE_NATIVE))
-        return found
+        return [*found, *(probe.health() for probe in self._probes())]
+
+    def _probes(self) -> Sequence[KmsgProbe | BpfProbe | DriverProbe | KlogProbe]:
+        every = (self._kmsg, self._bpf, self.driver, self._klog)
+        return [probe for probe in every if probe is not None]
 
     def take(self, batch: Batch) -> None:
         """The sink of every probe. Never raises."""
+        if batch.probe == BPF:
+            self._compare_clocks()
+            batch = self._since_this_process(batch)
         self._intake.take(batch)
+        if batch.probe == KMSG:
+            self._say_how_far_kmsg_is()
         if batch.last_seq is not None:
             self._check_bpf(batch.last_seq)
         if batch.probe == BPF and self._kmsg is not None and self._pipeline.unconfirmed():
             self._kmsg.read_now()  # the record is there 2 ms before its readers are woken (Linux 6.18)
         self._look.consider()
+
+    def _since_this_process(self, batch: Batch) -> Batch:
+        """Without the lines that eBPF heard while the process before still held the state directory: that
+        one has told them, and the log will not bring them as news again."""
+        if all(_printed_us(item) >= self._since_us for item in batch.items):
+            return batch
+        return replace(batch, items=[each for each in batch.items if _printed_us(each) >= self._since_us])
+
+    def _compare_clocks(self) -> None:
+        """Without that, the two stamps of a line are brought together by the order of lines."""
+        now_s = time.monotonic()
+        if self._compared_s is not None and now_s - self._compared_s < _CLOCKS_EVERY_S:
+            return
+        self._compared_s = now_s
+        offset_us = self._offset_us()
+        if offset_us is not None:
+            self._pipeline.log_clock(offset_us, int(now_s * 1e6))
+
+    def _say_how_far_kmsg_is(self) -> None:
+        if self._bpf is not None:
+            self._intake.reached(None if self._kmsg is None else self._kmsg.reached)
+
+    def _read_kmsg_first(self) -> None:
+        """Before a line goes out unconfirmed: it may be in the log by now."""
+        if self._kmsg is not None and self._pipeline.unconfirmed():
+            self._kmsg.read_now()
+            self._say_how_far_kmsg_is()
+
+    def _worth_a_look(self) -> Collection[str]:
+        """Texts that a look at the log may confirm now. While /dev/kmsg reads what was there before eBPF
+        heard, it would bring lines of one fault out of order."""
+        if self._kmsg is not None and self._kmsg.reached is not None and not self._kmsg.caught_up:
+            return ()
+        return self._pipeline.unconfirmed()
 
     def _check_bpf(self, seq: int) -> None:
         """Let eBPF know how far the real log goes."""
@@ -162,10 +237,12 @@ class Ears:
 
     def _note_how_far_the_log_goes(self) -> None:
         """What is in the log before eBPF hears cannot be what it hears."""
-        with contextlib.suppress(OSError):  # without the right to look, only live lines are matched
-            newest_us = self._look_for(()).newest_us
-            if newest_us is not None:
-                self._pipeline.begin_to_confirm(newest_us)
+        newest_us = self._begun_us
+        if newest_us is None:
+            with contextlib.suppress(OSError):  # without the right to look, only live lines are matched
+                newest_us = self._look_for(()).newest_us
+        if newest_us is not None:
+            self._pipeline.begin_to_confirm(newest_us)
 
     def _log_is_open(self) -> bool:
         """Whether syslog(2) shows the log; where it does not, waiting for /dev/kmsg is all there is."""
@@ -181,6 +258,7 @@ class Ears:
             self._given_up = self._kmsg.health()
             self._kmsg.close()
             self._kmsg = None
+            self._say_how_far_kmsg_is()
         self._klog = KlogProbe(self.take, on_change=self._changed, read=self._read_log)
         self._klog.start()
 
@@ -189,3 +267,12 @@ class Ears:
             each.name for each in self.health() if each.name != health.name and each.live and each.hears
         ]
         self._intake.probe_changed(health, others)
+        if health.name == KMSG:
+            self._say_how_far_kmsg_is()
+
+
+def _printed_us(item: KernelLine | LostRecords) -> int:
+    """When eBPF heard a line, or something was found to be lost."""
+    if isinstance(item, KernelLine) and item.kernel_us is not None:
+        return item.kernel_us
+    return item.arrival_us

@@ -8,7 +8,7 @@ from typing import Any
 
 from daemon.config import Config, ProbeName
 from daemon.event import Event, Kind, Process
-from daemon.gpu.driver_hold import DriverHold
+from daemon.gpu.driver_hold import DriverHold, Tracepoint
 from daemon.gpu.inquiry import Inquiry, gpus
 from daemon.gpu.mock import MockSource
 from daemon.gpu.nvml_events import NvmlEvents
@@ -33,8 +33,16 @@ class GpuSide:
     """Belongs to the event loop. What it knows is kept in the journal, and taken up again at start."""
 
     def __init__(
-        self, config: Config, *, pipeline: Pipeline, intake: Intake, store: Store, clock: Clock
+        self,
+        config: Config,
+        *,
+        pipeline: Pipeline,
+        intake: Intake,
+        store: Store,
+        clock: Clock,
+        tracepoint: Tracepoint | None = None,
     ) -> None:
+        """`tracepoint`: what is attached to the driver's tracepoint; None where nothing is."""
         self._pipeline = pipeline
         self._intake = intake
         self.source = source_of(config)
@@ -59,7 +67,8 @@ class GpuSide:
         )
 
         self.events = self._witness(config)
-        self.hold = DriverHold(self.source if isinstance(self.source, NvmlSource) else None, self.events)
+        reader = self.source if isinstance(self.source, NvmlSource) else None
+        self.hold = DriverHold(reader, self.events, tracepoint)
 
     def start(self) -> None:
         """Take up what an earlier process knew, and listen to events from now on; before `Intake.start`."""

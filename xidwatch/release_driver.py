@@ -55,10 +55,15 @@ def _told(answer: Mapping[str, Any]) -> Iterator[str]:
         for name, part in parts
         for pid in part["stuck"]
     ]
+    tracepoint = answer.get("tracepoint")
+    if tracepoint is not None and tracepoint["was_attached"]:
+        ended.append("the driver's tracepoint is let go of")
     yield from ended
     yield from stuck
     if not stuck:
         yield "xidwatch holds the driver no more" if ended else "xidwatch did not hold the driver"
+    if tracepoint is not None:
+        yield "the tracepoint is heard again when the driver was loaded anew"
     if answer["reader"] is not None:
         yield "the next question about a GPU takes the driver up again"
     if answer["events"] is not None:

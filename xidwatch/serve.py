@@ -1,6 +1,7 @@
 """`xidwatch serve`: puts the process together and runs it until it is asked to stop.
 
-Order matters. The state directory is locked before anything is opened in it, addresses are bound
+Order matters. eBPF programs are loaded first of all, so that the threads and processes that follow lack the
+capabilities for it. The state directory is locked before anything is opened in it, addresses are bound
 before the journal is touched, readers exist before the first record is read, and at the end every
 reader is let go before the journal closes.
 """
@@ -34,8 +35,10 @@ from mcp_server.unix_socket import unix_socket
 from probes import kernel
 from probes.health import ProbeHealth
 from xidwatch import logs
-from xidwatch.ears import Ears, choose
+from xidwatch.ears import Ears
 from xidwatch.gpu_side import GpuSide
+from xidwatch.preload import Preloaded, preload
+from xidwatch.tracking import Tracking
 from xidwatch.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -49,9 +52,15 @@ def run(config: Config) -> NoReturn:
     """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    choose(config)  # settings that contradict each other are refused before anything is touched
+    # Settings that contradict each other are refused before anything is touched.
+    preloaded = preload(config)
+    given_up = preloaded.given_up
+    if given_up.capabilities:
+        log.info("gave up %s: they were for loading eBPF programs", " and ".join(given_up.capabilities))
+    elif given_up.why_kept:
+        log.debug("capabilities to load eBPF programs are kept: %s", given_up.why_kept)
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before it served
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, preloaded))
     _end_process()
 
 
@@ -71,7 +80,7 @@ def _end_on_sigterm() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, preloaded: Preloaded) -> None:
     _end_on_sigterm()
     clock, boot_id = kernel.SystemClock(), kernel.boot_id()
     async with contextlib.AsyncExitStack() as stack:
@@ -94,11 +103,28 @@ async def _serve(config: Config) -> None:
         )
         stack.push_async_callback(store.close)
         intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
-        ears = Ears(config, intake=intake, pipeline=pipeline, resume=store.resume)
+        ears = Ears(
+            config,
+            intake=intake,
+            pipeline=pipeline,
+            resume=store.resume,
+            load=preloaded.load,
+            begun_us=preloaded.begun_us,
+        )
         address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
         clients = Clients()
-        gpu_side = GpuSide(config, pipeline=pipeline, intake=intake, store=store, clock=clock)
+        gpu_side = GpuSide(
+            config, pipeline=pipeline, intake=intake, store=store, clock=clock, tracepoint=ears.driver
+        )
         stack.push_async_callback(gpu_side.close)
+        tracking = Tracking(
+            config,
+            intake=intake,
+            processes=gpu_side.processes,
+            clock=clock,
+            load=preloaded.load_tracker,
+        )
+        stack.callback(tracking.close)
 
         def health() -> Sequence[ProbeHealth]:
             return [*ears.health(), *gpu_side.health()]
@@ -120,6 +146,7 @@ async def _serve(config: Config) -> None:
                 health=health,
                 clients=clients.by_name,
                 gpus=gpu_side.status,
+                tracker=tracking.status,
             ),
             health=health,
             clients=clients,
@@ -153,6 +180,7 @@ async def _serve(config: Config) -> None:
         listener = Listener(app, bound, on_stop=let_everybody_go)
         resume = store.resume
         gpu_side.start()
+        tracking.start()
         intake.start()
         stack.callback(intake.close)
         reading_on = asyncio.create_task(
@@ -181,7 +209,8 @@ def say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth
     hears = any(probe.hears for probe in probes)
     for probe in probes:
         if probe.hears:
-            log.info("hears the kernel log through %s", probe.name)
+            note = f" ({probe.note})" if probe.note else ""
+            log.info("hears the kernel log through %s%s", probe.name, note)
         else:
             hint = f" ({probe.hint})" if probe.hint else ""
             level = logging.INFO if hears and config.probes is None else logging.WARNING

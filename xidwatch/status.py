@@ -48,6 +48,7 @@ def render(state: Mapping[str, Any], style: Style) -> list[str]:
         [bold("driver"), _text(state["driver_version"] or "not known yet")],
         [bold("mode"), _mode(state, style)],
         *[[bold("probe"), _probe(probe, style)] for probe in state["probes"]],
+        [bold("tracker"), _tracker(state["tracker"], style)],
         *[[bold("gpu"), line] for line in _gpus(state["gpu"], style)],
         *[[bold("absent"), style.dim(_absent(part))] for part in state["unavailable"]],
         [bold("journal"), _journal(state["journal"], style)],
@@ -78,9 +79,22 @@ def _probe(probe: Mapping[str, Any], style: Style) -> str:
     name = _text(probe["name"])
     if probe["hears"]:
         counts = _counts(probe["counters"])
-        return f"{name} {style.green('hears')}{style.dim(f' ({counts})') if counts else ''}"
+        note = f"; {_text(probe['note'])}" if probe.get("note") else ""
+        return f"{name} {style.green('hears')}{style.dim(f' ({counts})') if counts else ''}{note}"
     hint = f" ({_text(probe['hint'])})" if probe["hint"] else ""
-    return f"{name} {style.red('does not hear')}: {_text(probe['reason'] or 'no reason given')}{hint}"
+    state = f" ({_text(probe['state'])})" if probe.get("state") else ""
+    return f"{name} {style.red('does not hear')}{state}: {_text(probe['reason'] or 'no reason given')}{hint}"
+
+
+def _tracker(tracker: Mapping[str, Any], style: Style) -> str:
+    """Whether it is told how processes end, and what of that this kernel does not show."""
+    if not tracker["runs"]:
+        hint = f" ({_text(tracker['hint'])})" if tracker["hint"] else ""
+        reason = _text(tracker["reason"] or "no reason given")
+        return f"{style.yellow('not told how processes end')}: {reason}{hint}"
+    counts = _counts(tracker["counters"])
+    blind = "".join(f"; not known here: {_text(each)}" for each in tracker["blind_to"])
+    return f"{style.green('told how processes end')}{style.dim(f' ({counts})') if counts else ''}{blind}"
 
 
 def _gpus(gpu: Mapping[str, Any], style: Style) -> Iterator[str]:

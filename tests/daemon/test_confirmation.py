@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.confirmation import PATIENCE_US
+from daemon.confirmation import LAGGING_US, PATIENCE_US, STARTING_US
 from daemon.event import Event, Kind, Severity
 from daemon.pipeline import Pipeline
 from probes.klog import LogLine, Look
-from probes.line import KernelLine, Origin
-from tests.support.records import GPU, Heard, lost, record, xid
+from probes.line import KernelLine, Origin, Reached
+from tests.support.records import BOOT, GPU, Heard, lost, record, xid
 
 AHEAD_US = 31_000
 """How far CLOCK_MONOTONIC is ahead of the log's clock in these tests."""
@@ -112,6 +112,69 @@ class TestTwoWitnesses:
         ears.pass_time(60_000_000)
         about = [event for event in ears.events() if event.code == 79]
         assert sum(event.count for event in about) == 2
+
+
+class TestWhileKmsgLags:
+    """A storm: the reader of /dev/kmsg has not come as far as what eBPF hears."""
+
+    def test_a_line_waits_for_it(self) -> None:
+        ears = heard()
+        ears.pipeline.reached(Reached(last_us=900_000, end_us=0), 0)
+        line = by_bpf(LOST_GPU, 1_000_000)
+        ears.take(line)
+        assert ears.pass_time(line.arrival_us + 500_000) == []
+        [first, *_] = ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=600_000))
+        assert (first.origin, first.severity) == (Origin.KERNEL, Severity.FATAL)
+        assert only(ears).count == 1
+        assert ears.pipeline.counters.unconfirmed == 0
+
+    def test_but_not_for_ever(self) -> None:
+        ears = heard()
+        ears.pipeline.reached(Reached(last_us=900_000, end_us=0), 0)
+        line = by_bpf(LOST_GPU, 1_000_000)
+        ears.take(line)
+        assert ears.pass_time(line.arrival_us + LAGGING_US - 1) == []
+        [event] = ears.pass_time(line.arrival_us + LAGGING_US)
+        assert event.origin is Origin.UNKNOWN
+
+    def test_while_it_reads_what_was_there_before_a_line_overtakes_nothing_of_it(self) -> None:
+        ears = heard()
+        ears.pipeline.reached(Reached(last_us=900_000, end_us=None), 0)
+        line = by_bpf(LOST_GPU, 20_000_000)
+        ears.take(line)
+        assert ears.pass_time(line.arrival_us + STARTING_US - 1) == []
+        assert len(ears.pass_time(line.arrival_us + STARTING_US)) == 1
+
+    def test_when_it_has_read_everything_printed_until_then_it_will_not_bring_the_line(self) -> None:
+        ears = heard()
+        line = by_bpf(LOST_GPU, 1_000_000)
+        ears.pipeline.reached(Reached(last_us=None, end_us=0), 0)
+        ears.take(line)
+        now_us = line.arrival_us + PATIENCE_US
+        assert ears.pass_time(now_us) == []
+        [event] = ears.pipeline.reached(Reached(last_us=900_000, end_us=now_us), now_us + 1)
+        assert event.origin is Origin.UNKNOWN
+
+    def test_when_it_has_read_on_behind_the_line_the_line_was_lost_to_it(self) -> None:
+        ears = heard()
+        ears.pipeline.reached(Reached(last_us=400_000, end_us=0), 0)
+        ears.take(by_bpf(OTHER, 500_000))
+        ears.take(by_kmsg(OTHER, 500_000))  # from it the offset of the clocks is learned
+        line = by_bpf(LOST_GPU, 1_000_000)
+        ears.take(line)
+        ears.pipeline.reached(Reached(last_us=1_010_000, end_us=0), line.arrival_us + 1)
+        assert ears.pass_time(line.arrival_us + PATIENCE_US - 1) == []
+        [event] = ears.pass_time(line.arrival_us + PATIENCE_US)
+        assert (event.code, event.origin) == (79, Origin.UNKNOWN)
+
+    def test_when_it_stops_hearing_the_line_goes_out_as_soon_as_without_it(self) -> None:
+        ears = heard()
+        ears.pipeline.reached(Reached(last_us=900_000, end_us=0), 0)
+        line = by_bpf(LOST_GPU, 1_000_000)
+        ears.take(line)
+        ears.pass_time(line.arrival_us + 100_000)
+        [event] = ears.pipeline.reached(None, line.arrival_us + 100_000)
+        assert event.origin is Origin.UNKNOWN
 
 
 class TestForgedLines:
@@ -290,6 +353,73 @@ class TestUnconfirmed:
         assert (event.drill, event.count) == (True, 1)
 
 
+def restarted(ears: Heard, at_us: int, *, allow_drills: bool = False) -> Heard:
+    """What the next process hears after kill -9, with the events of the one before."""
+    after = heard(allow_drills=allow_drills)
+    after.revisions = list(ears.revisions)
+    after.revisions += after.pipeline.restore(ears.pipeline.snapshot(), boot_id=BOOT, now_us=at_us)
+    return after
+
+
+class TestARestart:
+    """kill -9 after a line went out unconfirmed: the log shows it to the next process."""
+
+    @staticmethod
+    def told_and_killed(*lines: KernelLine) -> Heard:
+        ears = heard()
+        for line in lines:
+            ears.take(line)
+        ears.pass_time(1_500_000)
+        return restarted(ears, 3_000_000)
+
+    def test_the_event_is_raised_in_place(self) -> None:
+        ears = self.told_and_killed(by_bpf(LOST_GPU, 1_000_000))
+        [before] = ears.events()
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=2_000_000))
+        event = only(ears)
+        assert (event.id, event.origin, event.severity) == (before.id, Origin.KERNEL, Severity.FATAL)
+        assert event.count == 1
+
+    def test_what_a_process_wrote_is_taken_back(self) -> None:
+        ears = self.told_and_killed(by_bpf(LOST_GPU, 1_000_000))
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=2_000_000, origin=Origin.USERSPACE))
+        event = only(ears)
+        assert (event.drill, event.origin, event.count) == (True, Origin.USERSPACE, 1)
+
+    def test_a_repeat_that_is_not_among_them_is_news(self) -> None:
+        ears = self.told_and_killed(by_bpf(LOST_GPU, 1_000_000))
+        for n, printed_us in enumerate((1_000_000, 1_100_000)):
+            ears.take(by_kmsg(LOST_GPU, printed_us, delay_us=2_000_000, seq=n))
+        assert only(ears).count == 2
+
+    def test_each_of_several_is_recognised_once(self) -> None:
+        lines = [by_bpf(LOST_GPU, at_us) for at_us in (1_000_000, 1_000_400, 1_090_000)]
+        ears = self.told_and_killed(*lines)
+        for n, at_us in enumerate((1_000_000, 1_000_400, 1_090_000, 1_120_000)):
+            ears.take(by_kmsg(LOST_GPU, at_us, delay_us=2_000_000, seq=n))
+        assert only(ears).count == 4
+
+    def test_two_restarts_are_no_different(self) -> None:
+        ears = restarted(self.told_and_killed(by_bpf(LOST_GPU, 1_000_000)), 4_000_000)
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=3_500_000))
+        event = only(ears)
+        assert (event.origin, event.count) == (Origin.KERNEL, 1)
+
+    def test_it_is_still_known_when_the_daemon_was_away_for_long(self) -> None:
+        ears = restarted(self.told_and_killed(by_bpf(LOST_GPU, 1_000_000)), 900_000_000)
+        ears.pass_time(900_500_000)
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=899_500_000))
+        assert [event.count for event in ears.events()] == [1]
+
+    def test_once_the_log_has_shown_it_nothing_is_kept_of_it(self) -> None:
+        ears = self.told_and_killed(by_bpf(LOST_GPU, 1_000_000))
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=2_000_000))
+        assert "ahead of the log" in ears.pipeline.take_changes().dropped
+        ears = restarted(ears, 4_000_000)
+        ears.take(by_kmsg(LOST_GPU, 1_000_900, delay_us=3_000_000))
+        assert only(ears).count == 2
+
+
 _TEXTS = (LOST_GPU, OTHER, xid(13, "pid=9, name=x, Graphics Exception: ESR 0x1=0x2", "0000:1b:00"))
 
 
@@ -362,6 +492,48 @@ def test_however_late_the_log_is_nothing_forged_stays_and_nothing_true_is_lost(
         proved = [event for event in ears.events() if text in event.lines and event.origin is Origin.KERNEL]
         assert bool(proved) == bool(times)
         assert sum(event.count for event in proved) == times
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(_TEXTS),
+            st.integers(3_000, 400_000),
+            st.sampled_from([Origin.KERNEL, Origin.KERNEL, Origin.USERSPACE]),
+            st.integers(0, 200_000),
+            st.integers(0, 200_000),
+        ),
+        max_size=12,
+    ),
+    st.integers(1_000_000, 4_000_000),
+)
+def test_kill_9_at_any_moment_changes_no_count(
+    drawn: list[tuple[str, int, Origin, int, int]], killed_us: int
+) -> None:
+    """eBPF does not hear again what it heard before; /dev/kmsg gives what it had not given."""
+    at_us, kmsg, bpf = 1_000_000, [], []
+    true: dict[str, int] = {}
+    for n, (text, after_us, origin, bpf_us, kmsg_us) in enumerate(drawn):
+        at_us += after_us
+        kmsg.append(by_kmsg(text, at_us, origin=origin, delay_us=kmsg_us, seq=n))
+        bpf.append(by_bpf(text, at_us, delay_us=bpf_us))
+        true[text] = true.get(text, 0) + (origin is Origin.KERNEL)
+    ears, is_killed = heard(), False
+    was_heard = [
+        line for line in in_order(bpf) if line.arrival_us < killed_us or (line.kernel_us or 0) > killed_us
+    ]
+    for line in sorted([*in_order(kmsg), *was_heard], key=lambda each: each.arrival_us):
+        if not is_killed and line.arrival_us >= killed_us:
+            ears, is_killed = restarted(ears, killed_us), True
+            ears.pipeline.begin_to_confirm(killed_us - AHEAD_US)
+        ears.pass_time(line.arrival_us - 1)
+        ears.take(line)
+    ears.pass_time(120_000_000)
+    for text, times in true.items():
+        proved = [event for event in ears.events() if text in event.lines and event.origin == Origin.KERNEL]
+        assert sum(event.count for event in proved) == times
+    assert not [event for event in ears.events() if event.origin == Origin.UNKNOWN]
 
 
 def in_order(lines: Sequence[KernelLine]) -> list[KernelLine]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from daemon.event import Event, Gpu, Kind, Process, Severity, from_dict, to_dict
 from daemon.fault import Facts
 from daemon.own_events import Operation
@@ -103,3 +105,26 @@ def test_what_an_operator_did_is_an_event_of_its_own_each_time() -> None:
     assert first.process == PROCESS
     assert first.detail["signal"] == "TERM"
     assert first.id != second.id
+
+
+END = Process(446, "train", container_id="c0ffee", exit_signal=9, exited_after_us=12_000, cgroup="/c0ffee")
+
+
+@pytest.mark.parametrize("order", [(PROCESS, END), (END, PROCESS)], ids=["looked up first", "ended first"])
+def test_what_two_sources_tell_of_a_process_is_put_together(order: tuple[Process, Process]) -> None:
+    heard = Heard()
+    [event] = heard.say(FAULT, SECOND_US)
+    heard.pipeline.found_out(event.id, Facts(process=order[0]), at_us=SECOND_US + 5_000)
+    *_, revision = found(heard, event, Facts(process=order[1]), SECOND_US + 10_000)
+    assert revision.process == replace(
+        PROCESS, name="train", exit_signal=9, exited_after_us=12_000, cgroup="/c0ffee"
+    )
+    assert from_dict(json.loads(json.dumps(to_dict(revision, 1, stored=True)))) == revision
+
+
+def test_an_event_that_an_earlier_version_stored_knows_no_end() -> None:
+    [event] = Heard().say(FAULT, SECOND_US)
+    row = json.loads(json.dumps(to_dict(event, 1, stored=True)))
+    for name in ("cgroup", "exit_signal", "exited_after_us"):
+        assert row["process"].pop(name) is None
+    assert from_dict(row) == event

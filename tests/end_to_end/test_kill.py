@@ -243,7 +243,9 @@ def ours(events: Iterable[Item], writer: Writer) -> list[Item]:
 def check_counts(kept: list[Item], writer: Writer) -> set[int]:
     """Nothing lost, nothing doubled, but for what gaps name; returns what they name."""
     lost = lost_records(kept)
-    assert counts_heard(ours(kept, writer)) == counts_written(writer.written, lost)
+    heard = counts_heard(ours(kept, writer))
+    # What /dev/kmsg lost, because another test floods the log, eBPF may have heard.
+    assert counts_written(writer.written, lost) <= heard <= counts_written(writer.written, set())
     return lost
 
 
@@ -263,8 +265,9 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing_of_the_real_log(
             heard[event["gpu"]["pci"], event["code"], event["process"]["pid"]] += event["count"]
     if not any(event["kind"] == "overflow" for event in ours(kept, writer)):
         # Other tests' drills draw on the same allowance; without them each fault stands for itself.
+        every = Counter((w.pci, w.code, w.pid) for w in writer.written)
         wanted = Counter((w.pci, w.code, w.pid) for w in writer.written if not lost.issuperset(w.seqs))
-        assert heard == wanted
+        assert wanted <= heard <= every
 
 
 @pytest.mark.slow
@@ -280,6 +283,7 @@ def test_killed_again_and_again_what_a_fifo_cannot_give_twice_is_named_as_lost(
     daemon.stop()
     kept = run_to_the_end(daemon, writer, rng)
     lost = check_counts(kept, writer)
+    assert counts_heard(ours(kept, writer)) == counts_written(writer.written, lost)
     assert lost <= set(range(first, kernel_log.next_seq))
     assert not any(event["kind"] == "overflow" for event in kept)
     # Faults whose closing line was not lost are told of the process that caused them.

@@ -7,7 +7,9 @@ from dataclasses import replace
 from probes.health import ProbeHealth
 from tests.mcp_server.serving import HEARING, Served
 
-DEAF = ProbeHealth("kmsg", hears=False, live=True, reason="no permission", hint="grant CAP_SYSLOG")
+DEAF = ProbeHealth(
+    "kmsg", hears=False, live=True, reason="no permission", hint="grant CAP_SYSLOG", state="refused"
+)
 
 
 def test_it_is_ready_while_one_live_source_hears_and_says_which_do_not(served: Served) -> None:
@@ -18,6 +20,7 @@ def test_it_is_ready_while_one_live_source_hears_and_says_which_do_not(served: S
         "name": "kmsg",
         "hears": False,
         "live": True,
+        "state": "refused",
         "reason": "no permission",
         "hint": "grant CAP_SYSLOG",
     }

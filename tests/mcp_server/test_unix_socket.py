@@ -91,7 +91,7 @@ def test_who_wants_the_driver_released_is_told_what_was_let_go(tmp_path: Path) -
 
 def test_a_process_that_has_no_driver_holds_nothing(served: Served) -> None:
     with peer(served, {"want": "release-driver"}) as client:
-        assert client.rest() == [{"reader": None, "events": None}]
+        assert client.rest() == [{"reader": None, "events": None, "tracepoint": None}]
 
 
 def test_a_limit_without_a_cursor_gives_the_newest(served: Served) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Address, Config, Ebpf, EbpfLoader, ProbeName
+from daemon.config import Address, Config, Ebpf, ProbeName
 from probes import kernel, klog
-from probes.bpf import availability
+from probes.bpf import availability, driver_probe
 from probes.errors import UserError
 from probes.health import Check, Verdict
 from xidwatch import doctor
@@ -203,14 +203,22 @@ def test_ebpf_that_cannot_be_is_a_warning_while_kmsg_hears_and_a_failure_where_i
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = Check("ebpf", Verdict.FAIL, "CAP_BPF is missing (no_capability)", "grant it")
-    monkeypatch.setattr(availability, "check", lambda: refused)
+    monkeypatch.setattr(availability, "check", lambda loader: refused)
     real = replace(config, kmsg=Path("/dev/kmsg"))
     assert doctor.check_ebpf(real, hears=True).verdict is Verdict.WARN
     assert doctor.check_ebpf(real, hears=False) == refused
     assert doctor.check_ebpf(replace(real, ebpf=Ebpf.REQUIRED), hears=True) == refused
     assert doctor.check_ebpf(replace(real, ebpf=Ebpf.OFF), hears=True).finding == "switched off"
-    bcc = doctor.check_ebpf(replace(real, ebpf_loader=EbpfLoader.BCC), hears=False)
-    assert (bcc.verdict, bcc.finding) == (Verdict.FAIL, "the bcc loader is not part of this version")
+
+
+def test_a_tracepoint_that_cannot_be_heard_is_a_warning_where_it_is_asked_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = Check("tracepoint", Verdict.FAIL, "no NVIDIA driver is loaded (no_driver)", "load it")
+    monkeypatch.setattr(driver_probe, "check", lambda: refused)
+    assert doctor.check_tracepoint(config).verdict is Verdict.OFF
+    named = replace(config, probes=frozenset({ProbeName.KMSG, ProbeName.DRIVER}))
+    assert doctor.check_tracepoint(named) == replace(refused, verdict=Verdict.WARN)
 
 
 def test_klog_is_needed_only_where_kmsg_is_closed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

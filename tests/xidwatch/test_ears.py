@@ -13,22 +13,26 @@ from typing import Any
 
 import pytest
 
-from daemon.config import Config, Ebpf, EbpfLoader, ProbeName
+from daemon.config import Config, Ebpf, ProbeName
 from daemon.event import Event
 from daemon.filter import EVERYTHING
+from daemon.gpu.driver_hold import DriverHold
 from daemon.intake import Intake
 from daemon.pipeline import Pipeline
 from daemon.store import Store
 from probes import kernel
 from probes.bpf import availability
+from probes.bpf.descriptors import Loader
 from probes.bpf.syscalls import BpfError, Step
 from probes.errors import UserError
-from probes.health import ProbeHealth, Verdict
+from probes.health import Verdict
 from probes.klog import Look
+from probes.line import Batch, KernelLine, Origin
 from tests.support import real_kernel_log
 from tests.support.daemon import Daemon
+from tests.support.driver_calls import DriverCalls
 from tests.support.kernel_log import FakeKernelLog
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 from xidwatch.ears import Choice, Ears, choose
 
 REAL = Path("/dev/kmsg")
@@ -72,6 +76,10 @@ def probes(daemon: Daemon) -> dict[str, dict[str, Any]]:
         (
             {"probes": frozenset({ProbeName.BPF, ProbeName.KLOG})},
             Choice(kmsg=False, klog=True, klog_instead=False, bpf=True),
+        ),
+        (
+            {"probes": frozenset({ProbeName.KMSG, ProbeName.DRIVER})},
+            Choice(kmsg=True, klog=False, klog_instead=False, bpf=False, driver=True),
         ),
     ],
 )
@@ -166,7 +174,7 @@ def refused() -> Any:
     raise BpfError(Step.LOAD_PROGRAM, errno.EINVAL, "")
 
 
-def ears_of(tmp_path: Path, **settings: Any) -> tuple[Ears, Intake, Store]:
+def ears_of(tmp_path: Path, *, load_driver: Loader = refused, **settings: Any) -> tuple[Ears, Intake, Store]:
     """Ears whose eBPF does not load and whose looks find nothing."""
     pipeline = Pipeline(node="n")
     store = Store.open(tmp_path / "state", reserve_key=pipeline.reserve_key)
@@ -178,6 +186,7 @@ def ears_of(tmp_path: Path, **settings: Any) -> tuple[Ears, Intake, Store]:
         pipeline=pipeline,
         resume=None,
         load=refused,
+        load_driver=load_driver,
         look_for=lambda texts: Look([], None),
     )
     return ears, intake, store
@@ -211,15 +220,74 @@ async def test_ebpf_that_cannot_be_is_a_state_with_its_reason(tmp_path: Path, fi
 
 
 @in_loop
-async def test_the_bcc_loader_is_said_to_be_missing(tmp_path: Path, fifo: FakeKernelLog) -> None:
-    names = frozenset({ProbeName.KMSG, ProbeName.BPF})
-    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path, probes=names, ebpf_loader=EbpfLoader.BCC)
+async def test_what_ebpf_heard_while_the_process_before_still_ran_is_not_told_again(
+    tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    before_us = kernel.SystemClock().monotonic_us()
+    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path)
     ears.start()
-    assert ears.health()[1] == ProbeHealth(
-        "bpf",
-        hears=False,
-        live=True,
-        reason="the bcc loader is not part of this version",
-        hint="use --ebpf-loader native: it needs nothing installed",
-    )
-    await closed(ears, intake, store)
+    since_us = kernel.SystemClock().monotonic_us()
+
+    def heard(text: str, at_us: int) -> KernelLine:
+        return KernelLine(
+            text,
+            Origin.UNKNOWN,
+            kernel.boot_id(),
+            None,
+            at_us,
+            since_us,
+            0,
+            wall_is_estimate=False,
+            probe="bpf",
+        )
+
+    old = heard("NVRM: Xid (PCI:0000:91:00): 43, pid=7, name=x, Ch 00000008", before_us - 1)
+    new = heard("NVRM: Xid (PCI:0000:91:00): 94, pid=7, name=x, Contained", since_us)
+    ears.take(Batch("bpf", kernel.boot_id(), [old, new], last_seq=None))
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await store.stream.page(0, 1000, EVERYTHING)).items:
+            await asyncio.sleep(0.01)
+    assert [event.code for event in await closed(ears, intake, store) if event.kind == "xid"] == [94]
+
+
+def test_the_drivers_tracepoint_is_a_witness_until_it_is_let_go_and_when_it_is_taken_up(
+    ebpf: None, tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    driver = DriverCalls()
+
+    async def told(store: Store, wanted: Callable[[Sequence[Event]], bool]) -> Sequence[Event]:
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                page = await store.stream.page(0, 1000, EVERYTHING)
+                events = [item.event for item in page.items if item.event.kind == "xid"]
+                if wanted(events):
+                    return events
+                await asyncio.sleep(0.01)
+
+    def happens(code: int) -> None:
+        fifo.write(f"NVRM: Xid (PCI:0000:91:00): {code}, pid=7, name=x, Ch 00000008")
+        driver.call("nvidia_dev_xid", "0000:91:00.0", code, b"Ch 00000008\n")
+
+    async def test() -> None:
+        names = frozenset({ProbeName.KMSG, ProbeName.DRIVER})
+        ears, intake, store = ears_of(tmp_path, kmsg=fifo.path, probes=names, load_driver=driver.load)
+        ears.start()
+        assert ears.driver is not None
+        hold = DriverHold(tracepoint=ears.driver)
+        happens(43)
+        [first] = await told(store, lambda events: [len(event.witnesses) for event in events] == [2])
+        assert {witness.probe for witness in first.witnesses} == {"kmsg", "driver"}
+        assert (first.count, first.origin) == (1, "kernel")
+        assert (await hold.let_go())["tracepoint"] == {"was_attached": True}
+        fifo.write("NVRM: Xid (PCI:0000:91:00): 45, pid=7, name=x, Ch 00000008")
+        events = await told(store, lambda events: len(events) == 2)
+        assert [len(event.witnesses) for event in events if event.code == 45] == [1]
+        hold.take_up()
+        happens(94)
+        await told(store, lambda events: [len(e.witnesses) for e in events if e.code == 94] == [2])
+        await closed(ears, intake, store)
+
+    try:
+        asyncio.run(test())
+    finally:
+        driver.close()

@@ -52,6 +52,16 @@ def test_a_daemon_that_held_nothing_says_so(tmp_path: Path) -> None:
     assert told(tmp_path, {"reader": None, "events": None}) == (0, "xidwatch did not hold the driver\n")
 
 
+def test_the_tracepoint_that_pins_the_module_is_let_go_of(tmp_path: Path) -> None:
+    answer = {"reader": None, "events": None, "tracepoint": {"was_attached": True}}
+    assert told(tmp_path, answer) == (
+        0,
+        "the driver's tracepoint is let go of\n"
+        "xidwatch holds the driver no more\n"
+        "the tracepoint is heard again when the driver was loaded anew\n",
+    )
+
+
 def test_json_is_the_daemons_answer(tmp_path: Path) -> None:
     answer = {"reader": {"ended": [], "stuck": [41]}, "events": None}
     code, text = told(tmp_path, answer, as_json=True)

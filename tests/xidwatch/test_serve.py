@@ -63,7 +63,7 @@ def test_sigterm_while_it_waits_for_the_state_directory_ends_it_quietly(
     ("flags", "sentence", "hint"),
     [
         (["--probes", "bpf", "--ebpf", "off"], "--ebpf off forbids it", "leave out one"),
-        (["--ebpf", "required", "--ebpf-loader", "bcc"], "not part of this version", "--ebpf-loader native"),
+        (["--ebpf-loader", "native", "--ebpf-program", "/x.c"], "names another", "leave out one"),
         (["--probes", "nvml"], "a second witness: they do not tell of every fault", "--probes kmsg,nvml"),
     ],
 )

@@ -40,6 +40,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "drills_allowed": False,
         "driver_version": None,
         "probes": [probe],
+        "tracker": tracker(),
         "gpu": gpu(),
         "unavailable": [{"part": "ebpf", "reason": "not part of this version"}],
         "journal": journal,
@@ -55,6 +56,12 @@ def gpu(**changes: Any) -> dict[str, Any]:
     """Readings of eight GPUs that all answer."""
     well: dict[str, Any] = {"source": "ok", "reason": None, "mock": False, "expected": 8}
     return {**well, "lost": [], "hung": [], **changes}
+
+
+def tracker(**changes: Any) -> dict[str, Any]:
+    """A tracker that runs and sees everything."""
+    well: dict[str, Any] = {"runs": True, "state": None, "reason": None, "hint": None}
+    return {**well, "blind_to": [], "counters": {"ended": 7, "told": 2, "dropped": 0}, **changes}
 
 
 def deaf(**changes: Any) -> dict[str, Any]:
@@ -91,6 +98,15 @@ def test_it_names_gpus_that_are_lost_or_hang_and_why_nothing_can_be_read() -> No
 def test_a_probe_that_does_not_hear_says_why_and_what_to_do() -> None:
     text = "\n".join(render(state(probes=[deaf()]), PLAIN))
     assert "kmsg does not hear: /dev/kmsg: permission denied (run as root)" in text
+
+
+def test_it_says_whether_it_is_told_how_processes_end_and_what_it_cannot_see() -> None:
+    assert "told how processes end (ended 7, told 2)" in "\n".join(render(state(), PLAIN))
+    blind = "\n".join(render(state(tracker=tracker(blind_to=["exit codes and signals"])), PLAIN))
+    assert "not known here: exit codes and signals" in blind
+    off = tracker(runs=False, state="no_capability", reason="CAP_BPF is missing", hint="run as root")
+    text = "\n".join(render(state(tracker=off), PLAIN))
+    assert "not told how processes end: CAP_BPF is missing (run as root)" in text
 
 
 def test_a_journal_that_takes_no_events_says_why() -> None:

@@ -127,3 +127,30 @@ def test_a_process_that_is_stuck_is_named_and_does_not_hold_up_the_answer(
 
 def called(scenario: Scenario) -> set[tuple[str, str]]:
     return {(function, gpu) for _, function, gpu in scenario.calls()}
+
+
+class PinnedModule:
+    """Stands in for the probe of the driver's tracepoint."""
+
+    def __init__(self) -> None:
+        self.attached = True
+
+    def let_go(self) -> None:
+        self.attached = False
+
+    def take_up(self) -> None:
+        self.attached = True
+
+
+def test_the_tracepoint_is_let_go_of_and_comes_back_with_the_driver() -> None:
+    async def scene() -> None:
+        module = PinnedModule()
+        hold = DriverHold(tracepoint=module)
+        answer = await hold.let_go()
+        assert answer == {"reader": None, "events": None, "tracepoint": {"was_attached": True}}
+        assert not module.attached
+        assert (await hold.let_go())["tracepoint"] == {"was_attached": False}
+        hold.take_up()
+        assert module.attached
+
+    asyncio.run(scene())

@@ -1,0 +1,199 @@
+"""The driver's own tracepoint as a witness: its word joins the event of the line, or stands alone.
+
+Contract:
+
+* The driver calls its tracepoint microseconds after it has printed a line, with the same message, device
+  and code, but without pid and MIG instance: lines are matched by these and by time, one to one.
+* Its word proves a line of which nobody else could tell who printed it. Without a line it waits
+  `LOG_WAIT_US` and is then a line of its own, proved: the driver can be told not to print.
+* A line that the log shows after that is the same one, be it after a restart (`ahead`).
+
+Owned by the pipeline; no clock of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from daemon.ahead import Ahead
+from daemon.log_clock import LogClock
+from daemon.shelf import Shelf
+from daemon.witness import Sighting
+from probes.line import KernelLine
+
+PROBE: Final = "driver"
+"""Name of this witness."""
+LOG_WAIT_US: Final = 20_000
+"""How long its word waits for a line, in arrival time."""
+
+_NEAR_US: Final = 2_000_000
+"""A slow console may stand between the line and the tracepoint."""
+_SAME_TEXT: Final = re.compile(r"(S?Xid) \((?:PCI:)?([0-9A-Fa-f:]+)(?:\.[0-9A-Fa-f])?[^)]*\): (\d+)(?:, ?|$)")
+
+
+class _Key(NamedTuple):
+    shelf: str
+    """Kind, device and code."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """A line that was heard, and of which the driver has not spoken yet."""
+
+    line: KernelLine
+    sighting: Sighting
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alone:
+    ahead: Ahead
+    message: str
+
+
+def is_same(report: KernelLine, text: str) -> bool:
+    """True when the driver's word `report` can be about the line `text`."""
+    said, printed = _key(report.text), _key(text)
+    if said is None or printed is None or said.shelf != printed.shelf:
+        return False
+    return said.message in printed.message
+
+
+class DriverWitness:
+    """See the module's docstring."""
+
+    def __init__(self, clock: LogClock) -> None:
+        self._clock = clock
+        self._told: Shelf[Told] = Shelf()
+        self._waiting: list[KernelLine] = []
+        self._alone: Shelf[_Alone] = Shelf()
+        self._earlier: list[_Alone] = []
+
+    def said(self, report: KernelLine) -> Told | None:
+        """The line that the driver speaks of; None when none was heard so far."""
+        key = _key(report.text)
+        return None if key is None else self._take_told(report, key, key.message)
+
+    def wait(self, report: KernelLine) -> None:
+        """Keep its word for a line that may come."""
+        self._waiting.append(report)
+
+    @property
+    def waiting(self) -> Sequence[KernelLine]:
+        """What waits for a line."""
+        return self._waiting
+
+    def line_read(self, line: KernelLine, sighting: Sighting) -> KernelLine | None:
+        """The word that waited for this line; without one, the line waits for the driver's word."""
+        key = _key(line.text)
+        if key is None:
+            return None
+        printed_us = self._printed_us(line)
+        possible = [
+            report
+            for report in self._waiting
+            if is_same(report, line.text) and abs(_stamp(report) - printed_us) <= _NEAR_US
+        ]
+        nearest = min(possible, key=lambda report: abs(_stamp(report) - printed_us), default=None)
+        if nearest is not None:
+            self._waiting.remove(nearest)
+        else:
+            self._told.add(key.shelf, printed_us, line.arrival_us, Told(line, sighting, key.message))
+        return nearest
+
+    def gone(self, report: KernelLine) -> None:
+        """Its word was taken otherwise: it waits no longer."""
+        self._waiting.remove(report)
+
+    def told_alone(self, line: KernelLine) -> KernelLine | None:
+        """The word that went out alone, as it went out, and that this line is about; once."""
+        key = _key(line.text)
+        if key is None or line.kernel_us is None:
+            return None
+        possible = [each for each in (*self._earlier, *self._alone.of(key.shelf)) if _is_of(each, line, key)]
+        nearest = min(possible, key=lambda each: _apart(each, line), default=None)
+        if nearest is None:
+            return None
+        if nearest in self._earlier:
+            self._earlier.remove(nearest)
+        self._alone.remove(nearest)
+        return nearest.ahead.line
+
+    def due(self, now_us: int) -> Sequence[KernelLine | tuple[KernelLine, Told]]:
+        """What has waited long enough by arrival time `now_us`: a line of its own, under an estimate of the
+        log's time; or with the one line that it can be about, though the message is worded otherwise."""
+        found: list[KernelLine | tuple[KernelLine, Told]] = []
+        while self._waiting and self._waiting[0].arrival_us + LOG_WAIT_US <= now_us:
+            report = self._waiting.pop(0)
+            key = _key(report.text)
+            told = None if key is None else self._take_told(report, key, "")
+            found.append(self._stand_alone(report) if told is None else (report, told))
+        return found
+
+    def next_deadline(self) -> int | None:
+        """Arrival time at which `due` next has something to give; None when nothing waits."""
+        return self._waiting[0].arrival_us + LOG_WAIT_US if self._waiting else None
+
+    def ahead(self) -> Iterator[Ahead]:
+        """What stands alone, and of which the log may yet show the line, the last one first."""
+        yield from (each.ahead for each in reversed(self._alone))
+        yield from (each.ahead for each in reversed(self._earlier))
+
+    def restore(self, ahead: Iterable[Ahead]) -> None:
+        """Go on with what stood alone in an earlier process."""
+        for each in ahead:
+            key = _key(each.line.text)
+            if key is not None:
+                self._earlier.append(_Alone(each, key.message))
+
+    def _take_told(self, report: KernelLine, key: _Key, message: str) -> Told | None:
+        stamp = _stamp(report)
+        near = [told for told in self._told.near(key.shelf, stamp, _NEAR_US) if message in told.message]
+        nearest = min(near, key=lambda told: abs(self._printed_us(told.line) - stamp), default=None)
+        if nearest is not None:
+            self._told.remove(nearest)
+        return nearest
+
+    def _stand_alone(self, report: KernelLine) -> KernelLine:
+        stamp = _stamp(report)
+        kernel_us = self._clock.kernel_us(stamp)
+        line = replace(report, kernel_us=stamp if kernel_us is None else kernel_us)
+        # The driver speaks after it has printed, and never before.
+        ahead = Ahead(line, stamp, _NEAR_US)
+        key = _key(report.text)
+        if key is not None:
+            self._alone.add(key.shelf, stamp, report.arrival_us, _Alone(ahead, key.message))
+        return line
+
+    def _printed_us(self, line: KernelLine) -> int:
+        """When a line was printed, by CLOCK_MONOTONIC; when it was read, where the log's clock is unknown."""
+        if line.printed_us is not None:
+            return line.printed_us
+        printed_us = None if line.kernel_us is None else self._clock.monotonic_us(line.kernel_us)
+        return line.arrival_us if printed_us is None else printed_us
+
+
+def _key(text: str) -> _Key | None:
+    found = _SAME_TEXT.search(text)
+    if found is None:
+        return None
+    kind, device, code = found.groups()
+    return _Key(f"{kind} {device.lower()} {int(code)}", text[found.end() :])
+
+
+def _is_of(alone: _Alone, line: KernelLine, key: _Key) -> bool:
+    known = _key(alone.ahead.line.text)
+    is_same_fault = known is not None and known.shelf == key.shelf and alone.message in key.message
+    return is_same_fault and _apart(alone, line) <= alone.ahead.tolerance_us
+
+
+def _apart(alone: _Alone, line: KernelLine) -> int:
+    return abs((alone.ahead.line.kernel_us or 0) - (line.kernel_us or 0))
+
+
+def _stamp(report: KernelLine) -> int:
+    return report.arrival_us if report.kernel_us is None else report.kernel_us
