@@ -76,11 +76,19 @@ def _mode(state: Mapping[str, Any], style: Style) -> str:
 
 def _probe(probe: Mapping[str, Any], style: Style) -> str:
     name = _text(probe["name"])
-    if probe["hears"]:
-        counts = _counts(probe["counters"])
-        return f"{name} {style.green('hears')}{style.dim(f' ({counts})') if counts else ''}"
+    counts = _counts(probe["counters"])
+    counted = style.dim(f" ({counts})") if counts else ""
     hint = f" ({_text(probe['hint'])})" if probe["hint"] else ""
-    return f"{name} {style.red('does not hear')}: {_text(probe['reason'] or 'no reason given')}{hint}"
+    reason = f"{_text(probe['reason'] or 'no reason given')}{hint}"
+    match probe["state"]:
+        case "ok":
+            return f"{name} {style.green('hears')}{counted}"
+        case "degraded":
+            return f"{name} {style.yellow('hears in part')}: {reason}{counted}"
+        case "released":
+            return f"{name} {style.yellow('released')}: {reason}"
+        case _:
+            return f"{name} {style.red('does not hear')}: {reason}"
 
 
 def _gpus(gpu: Mapping[str, Any], style: Style) -> Iterator[str]:
