@@ -65,12 +65,13 @@ def test_without_any_gpu_to_listen_to_it_fails_with_every_reason(fleet: Scenario
 def test_arguments_that_are_none_are_an_answer_and_not_the_end_of_the_worker(fleet: Scenario) -> None:
     with raw_worker(fleet) as worker:
         assert worker.receive() == Ready()
-        for arguments in (
+        wrong: tuple[dict[str, object], ...] = (
             {},
             {"gpus": None, "skip": []},
             {"gpus": "all", "skip": [], "wait_ms": 5},
             {"gpus": None, "skip": [], "wait_ms": 0},
-        ):
+        )
+        for arguments in wrong:
             worker.send("events", None, **arguments)
             answer = worker.receive()
             assert isinstance(answer, Failed)
