@@ -128,7 +128,7 @@ class Afterlife:
         health = self._tracker.health()
         return {
             "runs": health.hears,
-            "state": health.state,
+            "state": health.cause,
             "reason": health.reason,
             "hint": health.hint,
             "blind_to": list(self._tracker.blind_to),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from daemon.event import Event, Item, Kind
+from daemon.nvml_witness import PROBE as NVML
 
 NOT_FAULTS = frozenset({Kind.GAP, Kind.PROBE, Kind.DRIVER_LOADED, Kind.INCIDENT, Kind.OPERATOR})
 HEARING = frozenset({Kind.GAP, Kind.PROBE})
@@ -43,7 +44,7 @@ class BlindSpots:
     lost_records: int | None
     """How many records they had in all; None when that is not known."""
     outages: int
-    """Times a probe stopped hearing."""
+    """Times a source of kernel messages stopped hearing."""
     last_time_us: int | None
     """When it last happened; None when it never did."""
 
@@ -80,7 +81,12 @@ def blind_spots(items: Sequence[Item]) -> BlindSpots:
 
 
 def _is_outage(event: Event) -> bool:
-    return event.kind is Kind.PROBE and event.detail.get("hears") is not True
+    """True when a source of kernel messages went down; NVML is only a second witness."""
+    return (
+        event.kind is Kind.PROBE
+        and event.detail.get("hears") is not True
+        and event.detail.get("probe") != NVML
+    )
 
 
 def _group(items: Sequence[Item]) -> FaultGroup:

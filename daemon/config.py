@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from daemon import paths
 from daemon.paths import path
@@ -33,6 +33,9 @@ from daemon.settings import (
 )
 from daemon.units import duration_us, size_bytes
 from probes.errors import UserError
+
+BUILT_IN: Final = "built-in"
+"""What `mock-scenario` says for the fleet that needs no file."""
 
 
 class ProbeName(StrEnum):
@@ -141,6 +144,10 @@ def _program(text: str) -> Path | None:
     return None if text == "own" else path(text)
 
 
+def _scenario(text: str) -> Path | None:
+    return None if text == BUILT_IN else path(text)
+
+
 def _node_name(text: str) -> str:
     if not text.isprintable() or not text.strip() or len(text) > 253:
         raise UserError(f"{text!r} is not a node name", hint="use the name the cluster knows this host by")
@@ -182,6 +189,14 @@ class Config:
     gpu: GpuBackend = setting(
         "gpu", choice(GpuBackend), "auto", "|".join(GpuBackend), "where readings of GPUs come from"
     )
+    mock_scenario: Path | None = setting(
+        "mock-scenario",
+        _scenario,
+        BUILT_IN,
+        "FILE",
+        "with --gpu mock: which GPUs there are and what happens to them, read anew when the file changes",
+    )
+    """None: the fleet that needs no file."""
     mode: Mode = setting(
         "mode",
         choice(Mode),
@@ -259,7 +274,13 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None
             chosen[field_name] = _parse(each, environ[each.variable], each.variable)
         elif name in written:
             chosen[field_name] = _parse(each, written[name], f"{name} in {file}")
-    return Config(**chosen)
+    config = Config(**chosen)
+    if config.mock_scenario is not None and config.gpu is not GpuBackend.MOCK:
+        raise UserError(
+            f"a mock scenario is given ({config.mock_scenario}), but --gpu is {config.gpu}",
+            hint="add --gpu mock, or leave out --mock-scenario",
+        )
+    return config
 
 
 def _parse(each: Setting, text: str, source: str) -> object:

@@ -57,9 +57,16 @@ class DeviceMap:
             news |= self._update(gpu.pci, uuid=gpu.uuid, serial=gpu.serial, name=gpu.name)
             known = self._known[gpu.pci]
             if gpu.index is not None and known.index != gpu.index:
+                self._take_index(gpu.index)
                 self._known[gpu.pci] = replace(known, index=gpu.index)
                 news = True
         return news
+
+    def _take_index(self, index: int) -> None:
+        """The GPU that had this index has it no more: NVML has numbered them anew."""
+        for pci, known in self._known.items():
+            if known.index == index:
+                self._known[pci] = replace(known, index=None)
 
     def _update(self, pci: str, *, uuid: str | None, serial: str | None, name: str | None) -> bool:
         before = self._known.get(pci)

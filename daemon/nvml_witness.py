@@ -26,9 +26,9 @@ from typing import Final
 from daemon.catalog import Meaning, meaning, meaning_of
 from daemon.coalesce import Heard
 from daemon.decoded import Fault, Part
-from daemon.event import Action, Blame, Event, Gpu, Kind, Mig, Severity, Witness, event_id
-from daemon.fault import OpenFault, Slot, Sufferer, Trust
-from probes.line import Origin
+from daemon.event import Action, Blame, Gpu, Kind, Mig, Severity
+from daemon.fault import OpenFault, Slot, Trust
+from daemon.lineless import opened
 
 PROBE: Final = "nvml"
 """Name of this witness."""
@@ -206,49 +206,19 @@ def told_alone(event: NvmlEvent, gpu: Gpu, *, node: str, driver_version: str | N
         "waited_for_log_ms": LOG_WAIT_US // 1000,
     }
     kind = Kind.XID if event.what is NvmlEventKind.XID else Kind.NVRM
-    identity = f"{PROBE}\0{event.what}\0{event.code}\0{event.pci}"
-    first = Event(
-        id=event_id(event.boot_id, event.arrival_us, identity),
-        revision=0,
-        kind=kind,
-        code=event.code,
-        name=means.name,
-        summary=means.summary,
-        severity=means.severity,
-        blame=means.blame,
-        action=means.action,
-        action_text=means.action_text,
-        time_us=event.wall_us,
-        time_is_estimate=False,
-        last_time_us=event.wall_us,
-        count=1,
-        gpu=replace(gpu, mig=event.mig),
-        nvswitch=None,
-        process=None,
-        detail=detail,
-        lines=(),
-        lines_dropped=0,
-        origin=Origin.KERNEL,
-        drill=False,
-        witnesses=(Witness(PROBE, 0),),
-        node=node,
-        boot_id=event.boot_id,
-        kmsg_seq=None,
-        driver_version=driver_version,
-    )
     what = event.code if event.what is NvmlEventKind.XID else event.what.value
-    return OpenFault(
-        slot=Slot(Trust.PROVED, event.boot_id, kind, what, event.pci),
-        sufferer=Sufferer(event.mig, None),
-        event=first,
-        count=1,
-        began_us=event.arrival_us,
-        last_us=event.arrival_us,
-        last_time_us=event.wall_us,
-        last_arrival_us=event.arrival_us,
-        lines=[],
-        detail=dict(detail),
-        witnesses=first.witnesses,
+    return opened(
+        Slot(Trust.PROVED, event.boot_id, kind, what, event.pci),
+        means,
+        identity=f"{PROBE}\0{event.what}\0{event.code}\0{event.pci}",
+        witness=PROBE,
+        at_us=event.arrival_us,
+        wall_us=event.wall_us,
+        detail=detail,
+        node=node,
+        driver_version=driver_version,
+        code=event.code,
+        gpu=replace(gpu, mig=event.mig),
     )
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.catalog import meaning_of
-from daemon.event import Event, Gpu, Kind, Process, Severity, Witness, event_id
-from daemon.fault import OpenFault, Slot, Sufferer, Trust
-from probes.health import ProbeHealth
-from probes.line import LostRecords, Origin
+from daemon.event import Gpu, Kind, Process, Severity
+from daemon.fault import OpenFault, Slot, Trust
+from daemon.lineless import opened
+from probes.health import ProbeHealth, ProbeState
+from probes.line import LostRecords
 
 MAX_RANGES = 16
 """Ranges of lost sequence numbers that a gap event lists; further ones are in its totals."""
@@ -23,7 +24,7 @@ class Report:
 
     slot: Slot
     name: str
-    """`KERNEL_RECORDS_LOST`, `PROBE_DOWN` or `PROBE_UP`."""
+    """`KERNEL_RECORDS_LOST`, or one of those of `report_of_probe`."""
     probe: str
     boot_id: str
     at_us: int
@@ -38,8 +39,13 @@ def report_of_loss(lost: LostRecords) -> Report:
 
 
 def report_of_probe(health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: int) -> Report:
-    """A probe stopped hearing, or hears again."""
-    name = "PROBE_UP" if health.hears else "PROBE_DOWN"
+    """A probe stopped hearing, or hears again: `PROBE_DOWN`, `PROBE_UP`. Without a second witness, one that
+    is not live, no kernel message goes unheard: `SECOND_WITNESS_DOWN`, `SECOND_WITNESS_UP`, or, where
+    somebody asked for it, `SECOND_WITNESS_RELEASED`."""
+    change = "UP" if health.hears else "DOWN"
+    if health.state is ProbeState.RELEASED:
+        change = "RELEASED"
+    name = f"{'PROBE' if health.live else 'SECOND_WITNESS'}_{change}"
     slot = Slot(Trust.PROVED, boot_id, Kind.PROBE, f"{health.name} {name}", None)
     return Report(slot, name, health.name, boot_id, at_us, wall_us)
 
@@ -48,48 +54,16 @@ def opened_by(
     report: Report, detail: Mapping[str, Any], *, node: str, driver_version: str | None
 ) -> OpenFault:
     """The open fault that a first report becomes."""
-    means = meaning_of(report.slot.kind, report.name)
-    event = Event(
-        id=event_id(report.boot_id, report.at_us, f"{report.slot.kind}\0{report.slot.what}"),
-        revision=0,
-        kind=report.slot.kind,
-        code=None,
-        name=means.name,
-        summary=means.summary,
-        severity=means.severity,
-        blame=means.blame,
-        action=means.action,
-        action_text=means.action_text,
-        time_us=report.wall_us,
-        time_is_estimate=False,
-        last_time_us=report.wall_us,
-        count=1,
-        gpu=None,
-        nvswitch=None,
-        process=None,
+    return opened(
+        report.slot,
+        meaning_of(report.slot.kind, report.name),
+        identity=f"{report.slot.kind}\0{report.slot.what}",
+        witness=report.probe,
+        at_us=report.at_us,
+        wall_us=report.wall_us,
         detail=detail,
-        lines=(),
-        lines_dropped=0,
-        origin=Origin.KERNEL,
-        drill=False,
-        witnesses=(Witness(report.probe, 0),),
         node=node,
-        boot_id=report.boot_id,
-        kmsg_seq=None,
         driver_version=driver_version,
-    )
-    return OpenFault(
-        slot=report.slot,
-        sufferer=Sufferer(None, None),
-        event=event,
-        count=1,
-        began_us=report.at_us,
-        last_us=report.at_us,
-        last_time_us=report.wall_us,
-        last_arrival_us=report.at_us,
-        lines=[],
-        detail=dict(detail),
-        witnesses=event.witnesses,
     )
 
 
@@ -113,15 +87,26 @@ def operator_event(
     operation: Operation, gpu: Gpu | None, *, node: str, boot_id: str, at_us: int, wall_us: int
 ) -> OpenFault:
     """The open fault that an operation becomes. Two of them never join."""
-    slot = Slot(Trust.PROVED, boot_id, Kind.OPERATOR, f"{operation.name} {at_us}", operation.pci)
-    report = Report(slot, operation.name, "operator", boot_id, at_us, wall_us)
-    fault = opened_by(report, operation.detail, node=node, driver_version=None)
-    severity = Severity.INFO if operation.succeeded else Severity.WARNING
-    fault.event = replace(
-        fault.event, summary=operation.summary, severity=severity, gpu=gpu, process=operation.process
+    what = f"{operation.name} {at_us}"
+    means = replace(
+        meaning_of(Kind.OPERATOR, None),
+        name=operation.name,
+        summary=operation.summary,
+        severity=Severity.INFO if operation.succeeded else Severity.WARNING,
     )
-    fault.process = operation.process
-    return fault
+    return opened(
+        Slot(Trust.PROVED, boot_id, Kind.OPERATOR, what, operation.pci),
+        means,
+        identity=f"{Kind.OPERATOR}\0{what}",
+        witness="operator",
+        at_us=at_us,
+        wall_us=wall_us,
+        detail=operation.detail,
+        node=node,
+        driver_version=None,
+        gpu=gpu,
+        process=operation.process,
+    )
 
 
 def probe_detail(health: ProbeHealth, others_hear: Sequence[str]) -> dict[str, Any]:

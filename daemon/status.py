@@ -97,7 +97,7 @@ class StatusReport:
             "mode": self._config.mode,
             "drills_allowed": self._config.allow_drills,
             "driver_version": pipeline.driver_version,
-            "probes": [dataclasses.asdict(probe) for probe in self._health()],
+            "probes": [{**dataclasses.asdict(probe), "state": probe.state.value} for probe in self._health()],
             "gpu": dict(self._gpus()),
             "tracker": dict(self._tracker()),
             "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],

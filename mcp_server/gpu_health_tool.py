@@ -17,6 +17,7 @@ from daemon.gpu.readings import Costly, Health
 from daemon.gpu.verdict import Reason, Severity, State, Verdict
 from daemon.gpu.watch import GpuLook, NodeLook
 from mcp_server.gpu_looks import (
+    EVERYTHING_UNTOLD,
     GpuAsking,
     MigNamed,
     about,
@@ -25,10 +26,9 @@ from mcp_server.gpu_looks import (
     is_full,
     notices,
     picked,
-    reason_json,
-    unread_of,
     whole,
 )
+from mcp_server.gpu_summary import MOST_IDS, ReasonsJson, UnreadOnce, about_judged, fitting_data
 from mcp_server.gpu_words import (
     amount,
     fitting,
@@ -47,7 +47,7 @@ from mcp_server.wire_gpu import GetGpuHealth, HealthOut
 TEXT_TOKENS: Final = 1_200
 """What the text of a summary may cost its reader, by the estimate of `mcp_server.quote.tokens`."""
 MOST_REASONS: Final = 6
-"""Of all GPUs together, in the structured content of a summary; at least one of each GPU."""
+"""Of one GPU, in the structured content of a summary; fewer where there is no room for them, one at least."""
 MOST_REASONS_TOLD: Final = 4
 """Of one GPU, in the text of a summary."""
 
@@ -114,18 +114,25 @@ class GpuHealthTool:
         return _Looked(look, {gpu.pci: gpu.reading.costly for gpu in costly.gpus}, instances)
 
     def _data(self, looked: _Looked, asked: GetGpuHealth) -> dict[str, Any]:
-        look, full = looked.look, is_full(asked)
+        if is_full(asked):
+            return self._with(looked, asked, None)
+        return fitting_data(lambda most: self._with(looked, asked, most), MOST_REASONS, 0)
+
+    def _with(self, looked: _Looked, asked: GetGpuHealth, most: int | None) -> dict[str, Any]:
+        """With so many reasons of each GPU; 0: with the gravest, and no ids of events; None: at full."""
+        look, full = looked.look, most is None
         states = [_verdict(gpu).state for gpu in look.gpus]
+        told = {gpu.pci: _told(gpu, most) for gpu in look.gpus}
+        reasons = ReasonsJson(full=full, ids=MOST_IDS if most is None else min(most, MOST_IDS))
+        unread = UnreadOnce()
         return {
-            **self._asking.opening(look, asked, looked.instances),
+            **self._asking.opening(look, asked, looked.instances, EVERYTHING_UNTOLD if full else told),
             "state": look.verdict.state.value if look.verdict is not None else None,
-            "reasons": [
-                reason_json(reason, full=full) for reason in _of_the_node(look) if full or _matters(reason)
-            ],
+            "reasons": reasons.of(reason for reason in _of_the_node(look) if full or _matters(reason)),
             **{f"{state.value}_count": states.count(state) for state in State},
             "events_unread": look.events_unread,
             "gpus": [
-                _gpu(gpu, look, full=full)
+                (_in_full(gpu, reasons) if full else _in_short(gpu, look, told[gpu.pci], reasons, unread))
                 | ({"costly": whole(looked.costly.get(gpu.pci))} if asked.costly else {})
                 for gpu in look.gpus
             ],
@@ -164,25 +171,33 @@ class GpuHealthTool:
         return f"Node {self._services.node} is {look.verdict.state.value.upper()}; GPUs: {gpus}"
 
 
-def _gpu(gpu: GpuLook, look: NodeLook, *, full: bool) -> dict[str, Any]:
+def _told(gpu: GpuLook, most: int | None) -> Sequence[Reason]:
+    """Its reasons; in a summary so many of the gravest, one at least."""
+    verdict = _verdict(gpu)
+    return verdict.reasons if most is None else _gravest(verdict, max(most, 1))
+
+
+def _in_short(
+    gpu: GpuLook, look: NodeLook, told: Sequence[Reason], reasons: ReasonsJson, unread: UnreadOnce
+) -> dict[str, Any]:
     verdict, health = _verdict(gpu), gpu.reading.health
-    reasons = verdict.reasons if full else _gravest(verdict, _most_reasons(look))
-    readings = picked(health, _SHOWN)
-    if full and health is not None:
-        readings = {section: whole(getattr(health, section)) for section in _SHOWN}
     return {
-        **about(gpu, full=full, events=events_of_each(look)),
+        **about_judged(gpu, told, events_of_each(look)),
         "state": verdict.state.value,
-        "reasons": [reason_json(reason, full=full) for reason in reasons],
-        **filled({"reasons_left_out": len(verdict.reasons) - len(reasons)}),
-        **readings,
-        **(_all_else(verdict, health) if full else filled({"unread": unread_of(health, _SHOWN)})),
+        "reasons": reasons.of(told),
+        **filled({"reasons_left_out": len(verdict.reasons) - len(told)}),
+        **picked(health, _SHOWN),
+        **filled({"unread": unread.of(health, _SHOWN)}),
     }
 
 
-def _all_else(verdict: Verdict, health: Health | None) -> dict[str, Any]:
-    """The keys that only full has."""
+def _in_full(gpu: GpuLook, reasons: ReasonsJson) -> dict[str, Any]:
+    verdict, health = _verdict(gpu), gpu.reading.health
     return {
+        **about(gpu, full=True),
+        "state": verdict.state.value,
+        "reasons": reasons.of(verdict.reasons),
+        **({} if health is None else {section: whole(getattr(health, section)) for section in _SHOWN}),
         "readings": whole(health, without=(*_SHOWN, "unread")),
         "not_checked": [check.to_json() for check in verdict.not_checked],
         "unread": {} if health is None else dict(health.unread),
@@ -200,11 +215,6 @@ def _matters(reason: Reason) -> bool:
 
 def _gravest(verdict: Verdict, most: int) -> Sequence[Reason]:
     return [reason for reason in verdict.reasons if _matters(reason)][:most]
-
-
-def _most_reasons(look: NodeLook) -> int:
-    """How many reasons of one GPU the structured content of a summary has."""
-    return max(1, MOST_REASONS // max(1, sum(_verdict(gpu).state is not State.HEALTHY for gpu in look.gpus)))
 
 
 def _of_the_node(look: NodeLook) -> Iterable[Reason]:

@@ -8,23 +8,15 @@ the inventory as lost.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from daemon.gpu.readings import Health, Identity, MigLayout
+from daemon.gpu.readings import Health, MigLayout
 from daemon.gpu.watch import GpuLook, NodeLook
-from mcp_server.gpu_looks import (
-    GpuAsking,
-    MigNamed,
-    about,
-    filled,
-    is_full,
-    notices,
-    picked,
-    unread_of,
-    whole,
-)
+from mcp_server.gpu_looks import GpuAsking, MigNamed, about, filled, is_full, notices, picked, whole
+from mcp_server.gpu_summary import UnreadOnce, fitting_data
 from mcp_server.gpu_words import amount, fitting, label, memory_of, models, no_answer, of
 from mcp_server.services import Services
 from mcp_server.tools import Answer, Caller, Tool
@@ -32,6 +24,8 @@ from mcp_server.wire_gpu import GetGpuInventory, InventoryOut
 
 TEXT_TOKENS: Final = 1_500
 """What the text may cost its reader, by the estimate of `mcp_server.quote.tokens`."""
+MOST_INSTANCES: Final = 7
+"""MIG instances of one GPU in a summary, which is all it can have; fewer where there is no room for them."""
 
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "memory": ("total_bytes", "used_bytes"),
@@ -89,6 +83,13 @@ class GpuInventoryTool:
         return _Looked(identities, {gpu.pci: gpu.reading.health for gpu in health.gpus}, instances)
 
     def _data(self, looked: _Looked, asked: GetGpuInventory) -> dict[str, Any]:
+        if is_full(asked):
+            return self._with(looked, asked, None)
+        return fitting_data(lambda most: self._with(looked, asked, most), MOST_INSTANCES, 0)
+
+    def _with(self, looked: _Looked, asked: GetGpuInventory, most: int | None) -> dict[str, Any]:
+        """With so many MIG instances of each GPU; None: at full."""
+        unread = UnreadOnce()
         known = [gpu.identity for gpu in looked.identities.gpus if gpu.identity is not None]
         cuda = next((one.cuda_version for one in known if one.cuda_version is not None), None)
         return {
@@ -96,7 +97,9 @@ class GpuInventoryTool:
             "driver_version": self._driver_version(looked),
             "cuda_version": cuda,
             "gpus": [
-                _gpu(gpu, looked.health.get(gpu.pci), full=is_full(asked)) for gpu in looked.identities.gpus
+                _in_full(gpu, health) if most is None else _in_short(gpu, health, unread, most)
+                for gpu in looked.identities.gpus
+                for health in (looked.health.get(gpu.pci),)
             ],
         }
 
@@ -117,17 +120,25 @@ class GpuInventoryTool:
         yield from fitting(paragraphs, TEXT_TOKENS, "{} more: see the structured content.")
 
 
-def _gpu(gpu: GpuLook, health: Health | None, *, full: bool) -> dict[str, Any]:
-    identity = gpu.reading.identity
-    readings = picked(health, _SHOWN)
-    if full and health is not None:
-        readings = {section: whole(getattr(health, section)) for section in _SHOWN}
+def _in_short(gpu: GpuLook, health: Health | None, unread: UnreadOnce, most: int) -> dict[str, Any]:
+    layout = _layout(gpu)
     return {
-        **about(gpu, full=full),
-        **readings,
-        "mig": _mig(identity, full=full),
-        **({"identity": whole(identity, without=("mig",))} if full else {}),
-        **filled({"unread": _unread(health) if full else unread_of(health, _SHOWN)}),
+        **about(gpu, full=False),
+        **picked(health, _SHOWN),
+        "mig": None if layout is None else _mig(layout, most),
+        **filled({"unread": unread.of(health, _SHOWN)}),
+    }
+
+
+def _in_full(gpu: GpuLook, health: Health | None) -> dict[str, Any]:
+    layout = _layout(gpu)
+    every = 0 if layout is None else len(_instances(layout) or ())
+    return {
+        **about(gpu, full=True),
+        **({} if health is None else {section: whole(getattr(health, section)) for section in _SHOWN}),
+        "mig": None if layout is None else _mig(layout, every) | (whole(layout) or {}),
+        "identity": whole(gpu.reading.identity, without=("mig",)),
+        **filled({"unread": _unread(health)}),
     }
 
 
@@ -138,14 +149,23 @@ def _unread(health: Health | None) -> dict[str, str]:
     return {path: why for path, why in health.unread.items() if path.partition(".")[0] in _SHOWN}
 
 
-def _mig(identity: Identity | None, *, full: bool) -> dict[str, Any] | None:
-    layout = identity.mig if identity is not None else None
-    if layout is None:
-        return None
-    brief: dict[str, Any] = {"enabled": layout.enabled}
-    if layout.enabled is not False:
-        brief |= {"instances": _instances(layout)}
-    return {**brief, **(whole(layout) or {})} if full else brief
+def _layout(gpu: GpuLook) -> MigLayout | None:
+    return gpu.reading.identity.mig if gpu.reading.identity is not None else None
+
+
+def _mig(layout: MigLayout, most: int) -> dict[str, Any]:
+    """Whether it is on, which instances there are by profile, and so many of them."""
+    if layout.enabled is False:
+        return {"enabled": False}
+    every = _instances(layout)
+    if every is None:
+        return {"enabled": layout.enabled, "instances": None}
+    return {
+        "enabled": layout.enabled,
+        **filled({"profiles": dict(Counter(each["profile"] for each in every if each["profile"]))}),
+        "instances": every[:most],
+        **filled({"instances_left_out": len(every[most:])}),
+    }
 
 
 def _instances(layout: MigLayout) -> list[dict[str, Any]] | None:
@@ -157,7 +177,6 @@ def _instances(layout: MigLayout) -> list[dict[str, Any]] | None:
             "gi": part.id,
             "ci": compute.id,
             "profile": part.profile,
-            "memory_total_bytes": part.memory_total_bytes,
         }
         for part in layout.gpu_instances
         for compute in part.compute_instances
@@ -175,8 +194,7 @@ def _paragraph(gpu: GpuLook, health: Health | None) -> str:
         f"- {label(gpu)}: {memory_of(memory)} used, {amount(health.temperature.gpu_c, '°C')}, "
         f"{of(power.draw_w, power.limit_w, 'W')}, utilization {busy}."
     )
-    layout = gpu.reading.identity.mig if gpu.reading.identity is not None else None
-    return "\n".join([text, *_mig_lines(layout)])
+    return "\n".join([text, *_mig_lines(_layout(gpu))])
 
 
 def _mig_lines(layout: MigLayout | None) -> Iterator[str]:

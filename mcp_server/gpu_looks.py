@@ -13,11 +13,12 @@ from typing import Any, Final
 
 from daemon.event import rfc3339
 from daemon.gpu.answers import HungCall
+from daemon.gpu.expected_gpu import ExpectedGpu
+from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import Health, Reading, Section
 from daemon.gpu.selection import MigChoice
 from daemon.gpu.source import SourceName, SourceState
-from daemon.gpu.verdict import Reason
-from daemon.gpu.verdict.look import why_unread
+from daemon.gpu.verdict import Code, Reason
 from daemon.gpu.watch import GpuLook, NodeLook
 from mcp_server.services import Services
 from mcp_server.wire_gpu import AboutGpus, Detail
@@ -32,8 +33,7 @@ CAN_LOOK: Final = frozenset({SourceName.OK, SourceName.NO_GPU, SourceName.UNASKE
 
 MOST_EVENTS: Final = 4
 """Last events of all lost GPUs together, in a summary. The reason of each names its last ones anyway."""
-MOST_IDS: Final = 2
-"""Events of one reason, in a summary: the newest."""
+EVERYTHING_UNTOLD: Final[Mapping[str, Sequence[Reason]]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +81,25 @@ class GpuAsking:
             if one.mig is not None and one.gpu.pci not in whole_gpus
         )
 
-    def opening(self, look: NodeLook, asked: AboutGpus, instances: Sequence[MigNamed]) -> dict[str, Any]:
-        """The keys of `AnswerOut`."""
+    def opening(
+        self,
+        look: NodeLook,
+        asked: AboutGpus,
+        instances: Sequence[MigNamed],
+        told: Mapping[str, Sequence[Reason]] = EVERYTHING_UNTOLD,
+    ) -> dict[str, Any]:
+        """The keys of `GpusAnswerOut`. A hung call that a reason in `told`, by PCI address, is about is not
+        told again."""
         return {
             "node": self._services.node,
             "as_of": rfc3339(look.time_us),
             "mock": look.state.mock,
-            "source": source_json(look.state),
+            "source": source_json(look.state, told),
             "detail": asked.detail.value,
-            "device_count": len(look.gpus),
+            # Where nobody could look and nobody ever did, there may be any number.
+            "device_count": len(look.gpus) if look.gpus or look.state.name in CAN_LOOK else None,
             "answered_count": sum(gpu.reading.answered for gpu in look.gpus),
-            "mig_asked_for": [
-                {"pci": each.pci, "uuid": each.instance.uuid, "gi": each.instance.gi, "ci": each.instance.ci}
-                for each in instances
-            ],
+            **filled({"mig_asked_for": [_instance_json(each) for each in instances]}),
         }
 
     def _explained(self, error: UserError) -> UserError:
@@ -135,30 +140,44 @@ def notices(look: NodeLook, instances: Sequence[MigNamed] = ()) -> Iterator[str]
         yield f"{mig.uuid} is GPU instance {mig.gi}, compute instance {mig.ci} of GPU {each.pci}."
 
 
-def source_json(state: SourceState) -> dict[str, Any]:
-    """The public form of a source's state."""
+def source_json(
+    state: SourceState, told: Mapping[str, Sequence[Reason]] = EVERYTHING_UNTOLD
+) -> dict[str, Any]:
+    """The public form of a source's state, without hung calls that a reason in `told` is about."""
+    hung = [
+        call
+        for call in state.hung
+        if not any(reason.code is Code.NVML_HUNG for reason in told.get(call.gpu or "", ()))
+    ]
     return {
         "state": state.name.value,
         "reason": state.reason,
-        **filled({"hint": state.hint, "hung": [_hung_json(hung) for hung in state.hung]}),
+        **filled({"hint": state.hint, "hung": [*_hung_json(hung)]}),
     }
 
 
-def _hung_json(hung: HungCall) -> dict[str, Any]:
-    trouble, since = hung.trouble.value, rfc3339(hung.since_us)
-    return {"pci": hung.gpu, "call": hung.call, "since": since, "trouble": trouble}
+def _hung_json(calls: Sequence[HungCall]) -> Iterator[dict[str, Any]]:
+    before = ("", Trouble.HUNG)
+    for call in calls:
+        same = {} if call.call == before[0] else {"call": call.call}
+        trouble = {} if call.trouble == before[1] else {"trouble": call.trouble.value}
+        yield {"pci": call.gpu, **same, "since": rfc3339(call.since_us), **trouble}
+        before = (call.call, call.trouble)
 
 
-def about(gpu: GpuLook, *, full: bool, events: int = 0) -> dict[str, Any]:
-    """The keys of `GpuAboutOut`; of a lost GPU with so many of its last events, at full with all of them."""
-    lost = _lost(gpu, full=full, events=events)
-    return {
-        "index": index_of(gpu),
-        "uuid": uuid_of(gpu),
-        "pci": gpu.pci,
-        "name": name_of(gpu),
-        **filled({"lost": lost, "no_answer": None if lost else _no_answer(gpu.reading)}),
-    }
+def _instance_json(named: MigNamed) -> dict[str, Any]:
+    mig = named.instance
+    return {"pci": named.pci, "uuid": mig.uuid, "gi": mig.gi, "ci": mig.ci}
+
+
+def about(gpu: GpuLook, *, full: bool) -> dict[str, Any]:
+    """The keys of `GpuAboutOut`."""
+    lost = _lost(gpu.expected, full=full)
+    return {**_who(gpu), **filled({"lost": lost, "no_answer": None if lost else _no_answer(gpu.reading)})}
+
+
+def _who(gpu: GpuLook) -> dict[str, Any]:
+    return {"index": index_of(gpu), "uuid": uuid_of(gpu), "pci": gpu.pci, "name": name_of(gpu)}
 
 
 def events_of_each(look: NodeLook) -> int:
@@ -170,15 +189,6 @@ def events_of_each(look: NodeLook) -> int:
 def filled(optional: Mapping[str, Any]) -> dict[str, Any]:
     """Those of these keys that say something: their value is neither null, empty nor 0."""
     return {key: value for key, value in optional.items() if value}
-
-
-def reason_json(reason: Reason, *, full: bool) -> dict[str, Any]:
-    """A reason in its public form; in a summary without null reference and with the newest events only."""
-    public = reason.to_json()
-    if full:
-        return public
-    optional = {"reference": public.pop("reference"), "events": public.pop("events")[:MOST_IDS]}
-    return {**public, **filled(optional)}
 
 
 def index_of(gpu: GpuLook) -> int | None:
@@ -213,18 +223,6 @@ def picked(health: Health | None, fields: Mapping[str, Sequence[str]]) -> dict[s
     }
 
 
-def unread_of(health: Health | None, fields: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Why a field of these is null: path → reason."""
-    if health is None:
-        return {}
-    paths = [(section, name) for section, names in fields.items() for name in names]
-    return {
-        f"{section}.{name}": why_unread(health.unread, f"{section}.{name}")
-        for section, name in paths
-        if getattr(getattr(health, section), name) is None
-    }
-
-
 def whole(section: Section | None, *, without: Sequence[str] = ()) -> dict[str, Any] | None:
     """All fields of a section but some; None when it was not read."""
     if section is None:
@@ -239,16 +237,15 @@ def _no_answer(reading: Reading) -> dict[str, str] | None:
     return {"trouble": trouble, "reason": reading.reason or trouble}
 
 
-def _lost(gpu: GpuLook, *, full: bool, events: int) -> dict[str, Any] | None:
-    if gpu.expected is None or not gpu.expected.is_lost:
+def _lost(gpu: ExpectedGpu | None, *, full: bool) -> dict[str, Any] | None:
+    if gpu is None or not gpu.is_lost:
         return None
-    public = gpu.expected.to_json()
-    every = public["last_events"]
+    public = gpu.to_json()
     return {
         **{key: public[key] for key in ("presence", "since", "why")},
         "last_index": public["index"],
         **({"last_answered": public["last_answered"]} if full else {}),
-        **filled({"last_events": every if full else every[-events:] if events else []}),
+        **filled({"last_events": public["last_events"] if full else []}),
     }
 
 

@@ -38,7 +38,8 @@ class HealthEndpoints:
                     "name": probe.name,
                     "hears": probe.hears,
                     "live": probe.live,
-                    "state": probe.state,
+                    "state": probe.state.value,
+                    "cause": probe.cause,
                     "reason": probe.reason,
                     "hint": probe.hint,
                 }

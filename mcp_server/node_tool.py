@@ -18,7 +18,8 @@ from daemon.gpu.verdict import Reason, Severity, State, Verdict
 from daemon.gpu.watch import GpuLook, NodeLook
 from daemon.host import HostFacts, host_facts
 from mcp_server.addresses import uri_of_event, uri_of_incident
-from mcp_server.gpu_looks import GpuAsking, about, events_of_each, notices, reason_json
+from mcp_server.gpu_looks import GpuAsking, about, events_of_each, notices
+from mcp_server.gpu_summary import ReasonsJson, about_judged, fitting_data
 from mcp_server.gpu_words import fitting, gib, label, last_events, listed, models, states, worst_first
 from mcp_server.node_analysis import Looked, NodeAnalysis
 from mcp_server.quote import moment, title
@@ -103,17 +104,28 @@ class NodeTool:
             return None, error.message
 
     def _data(self, node: _Node, *, full: bool) -> dict[str, Any]:
+        if full:
+            return self._with(node, None)
+        return fitting_data(lambda faults: self._with(node, faults), MOST_FAULTS, 1)
+
+    def _with(self, node: _Node, faults: int | None) -> dict[str, Any]:
+        """With so many faults; None: at full."""
+        full = faults is None
         services, status = self._services, self._services.status()
         asked = AboutGpus(detail=Detail.FULL if full else Detail.SUMMARY)
         probes = services.health()
+        told = {} if full else {gpu.pci: _judged(gpu).reasons[:1] for gpu in node.health.gpus}
+        reasons = ReasonsJson(full=full)
         return {
-            **self._asking.opening(node.health, asked, ()),
+            **self._asking.opening(node.health, asked, (), told),
             "state": _verdict_of(node.health).state.value,
-            "reasons": [reason_json(reason, full=full) for reason in _reasons(_of_the_node(node), full=full)],
+            "reasons": reasons.of(_reasons(_of_the_node(node), full=full)),
             "host": _host(node.host, status.get("boot_id")),
             "driver": {"version": self._driver_version(node), "cuda_version": _cuda_version(node)},
-            "gpus": [_gpu(gpu, node.health, full=full) for gpu in node.health.gpus],
-            "events": None if node.events is None else _events_json(node.events, full=full),
+            "gpus": [
+                _in_full(gpu, reasons) if full else _in_short(gpu, node.health) for gpu in node.health.gpus
+            ],
+            "events": None if node.events is None else _events_json(node.events, faults),
             "events_unread": node.events_unread or node.health.events_unread,
             "hears": any(probe.live and probe.hears for probe in probes),
             "probes": [
@@ -215,23 +227,31 @@ def _host(host: HostFacts, boot_id: object) -> dict[str, Any]:
     }
 
 
-def _gpu(gpu: GpuLook, look: NodeLook, *, full: bool) -> dict[str, Any]:
-    verdict = gpu.verdict
-    assert verdict is not None, "health() judges every GPU"
-    return {
-        **about(gpu, full=full, events=events_of_each(look)),
-        "state": verdict.state.value,
-        "headline": verdict.headline,
-        **({"reasons": [reason.to_json() for reason in verdict.reasons]} if full else {}),
-    }
+def _in_short(gpu: GpuLook, look: NodeLook) -> dict[str, Any]:
+    verdict = _judged(gpu)
+    public = about_judged(gpu, verdict.reasons[:1], events_of_each(look))
+    if "no_answer" in public and verdict.reasons:
+        public["no_answer"].pop("reason", None)  # the headline has what matters more
+    return public | {"state": verdict.state.value, "headline": verdict.headline}
 
 
-def _events_json(events: Looked, *, full: bool) -> dict[str, Any]:
+def _in_full(gpu: GpuLook, reasons: ReasonsJson) -> dict[str, Any]:
+    verdict = _judged(gpu)
+    state = {"state": verdict.state.value, "headline": verdict.headline}
+    return about(gpu, full=True) | state | {"reasons": reasons.of(verdict.reasons)}
+
+
+def _judged(gpu: GpuLook) -> Verdict:
+    assert gpu.verdict is not None, "health() judges every GPU"
+    return gpu.verdict
+
+
+def _events_json(events: Looked, faults: int | None) -> dict[str, Any]:
     return {
         "since": rfc3339(events.as_of_us - _DAY_US),
         "finding": events.finding,
         "open_incidents": [item.event.id for item in (*events.open_incidents, *events.open_before)],
-        "faults": [_fault(group) for group in events.faults[: None if full else MOST_FAULTS]],
+        "faults": [_fault(group) for group in events.faults[:faults]],
         "faults_total": len(events.faults),
         "drills_left_out": events.drills_left_out,
     }

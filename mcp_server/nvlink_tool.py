@@ -138,7 +138,10 @@ def _all_switched(links: Sequence[Link] | None) -> bool:
     return links is not None and all(link.remote_type == _SWITCH for link in links)
 
 
-def _switches(look: NodeLook) -> list[dict[str, Any]]:
+def _switches(look: NodeLook) -> list[dict[str, Any]] | None:
+    """Those that the links lead to; None when no links could be read."""
+    if all(_links(gpu) is None for gpu in look.gpus):
+        return None
     found: dict[str, list[tuple[str, Link]]] = defaultdict(list)
     for gpu in look.gpus:
         for link in _links(gpu) or ():

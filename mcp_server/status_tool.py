@@ -11,6 +11,7 @@ from mcp_server.services import Services
 from mcp_server.tools import Answer, Caller, Tool
 from mcp_server.wire import Arguments, Shown
 from mcp_server.wire_analysis import ProbeOut
+from probes.health import ProbeState
 
 
 class GetDaemonStatus(Arguments):
@@ -78,9 +79,10 @@ class StatusTool:
         for probe in probes:
             if probe.hears and probe.note:
                 yield f"{probe.name}: {probe.note}."
-            if not probe.hears:
+            if probe.state is not ProbeState.OK:
                 hint = f" ({probe.hint})" if probe.hint else ""
-                yield f"{probe.name} does not hear: {probe.reason}{hint}."
+                hears = "hears in part" if probe.hears else "does not hear"
+                yield f"{probe.name} {hears}: {probe.reason}{hint}."
         journal = status["journal"]
         reason = f" ({journal['reason']})" if journal.get("reason") else ""
         yield f"Journal: {journal.get('state', 'unknown')}{reason}."

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from mcp_server.query import quoted
 from mcp_server.refusals import check_list_cursor
+from mcp_server.schemas import output_schema
 from mcp_server.sentences import validation_sentence
 from mcp_server.wire import Arguments
 from probes.errors import UserError
@@ -83,7 +84,7 @@ class Tool(Generic[ArgumentsT]):
             title=self.title,
             description=self.description,
             input_schema=input_schema(self.arguments),
-            output_schema=self.result.model_json_schema(mode="serialization"),
+            output_schema=output_schema(self.result),
             annotations=self.annotations,
         )
 

@@ -81,12 +81,12 @@ class GroupOut(Shown):
 
 
 class ProbeOut(Shown):
-    """A source of kernel messages."""
+    """A source of kernel messages, or a second witness."""
 
     name: str
     hears: bool
     live: bool
-    reason: Annotated[str | None, Field(description="Why it does not hear.")]
+    reason: Annotated[str | None, Field(description="Why it does not hear, or what not.")]
     hint: str | None
 
 

@@ -18,6 +18,7 @@ from daemon.gpu.expected_gpu import Presence
 from daemon.gpu.source import SourceName
 from daemon.gpu.verdict import Code, Source, State
 from daemon.gpu.verdict import Severity as ReasonSeverity
+from mcp_server.schemas import Brief
 from mcp_server.wire import Arguments, Gpus, Shown
 
 
@@ -71,44 +72,44 @@ class GetGpuHealth(AboutGpus):
 Object = dict[str, Any]
 """Readings under their names."""
 Unread = Annotated[dict[str, str], Field(description="Why a reading is null: its path → reason.")]
-"""Missing when nothing is null."""
+"""Missing when nothing is null. In a summary each reason is told of the first GPU that has it."""
 
 
-class HungOut(Shown):
+class HungOut(Brief):
     """An NVML call that did not return, or took the worker with it."""
 
-    pci: Annotated[str | None, Field(description="The GPU; null: a call of the library itself.")]
-    call: Annotated[str, Field(description="The NVML function; empty when it is not known.")]
+    pci: Annotated[str | None, Field(description="null: the library.")]
+    call: Annotated[str | None, Field(description="missing: as before.")] = None
     since: str
-    trouble: Annotated[str, Field(description="hung or crashed.")]
+    trouble: Annotated[str, Field(description="as call.")] = "hung"
 
 
-class SourceOut(Shown):
-    """Where the readings come from, and whether it can look."""
+class SourceOut(Brief):
+    """Whether it can look at GPUs."""
 
-    state: Annotated[SourceName, Field(description="ok: the driver answers; single GPUs may not.")]
-    reason: Annotated[str | None, Field(description="Why it cannot look, or what is to know of it.")]
+    state: Annotated[SourceName, Field(description="ok, no_gpu, no_driver, off, …")]
+    reason: str | None
     hint: str | None = None
-    hung: list[HungOut] = Field(default=[], description="GPUs left alone for a while, the longest first.")
+    hung: list[HungOut] = Field(default=[], description="Those that no reason tells.")
 
 
-class MigNamedOut(Shown):
-    """A MIG instance that was asked for; readings are those of its GPU where NVML has no others."""
+class MigNamedOut(Brief):
+    """MIG instances asked for."""
 
-    pci: Annotated[str, Field(description="Its GPU.")]
+    pci: str
     uuid: str | None
-    gi: Annotated[int | None, Field(description="GPU instance id.")]
-    ci: Annotated[int | None, Field(description="Compute instance id.")]
+    gi: int | None
+    ci: int | None
 
 
-class NoAnswerOut(Shown):
-    """Why a GPU did not answer: nothing is known of it as of now."""
+class NoAnswerOut(Brief):
+    """Why it did not answer."""
 
-    trouble: Annotated[str, Field(description="lost, gone, hung, slow, crashed, not_asked, …")]
-    reason: str
+    trouble: Annotated[str, Field(description="hung, not_asked, …")]
+    reason: Annotated[str, Field(description="missing where a reason says it.")] = ""
 
 
-class LastEventOut(Shown):
+class LastEventOut(Brief):
     """An event heard of a GPU before it was lost."""
 
     id: str
@@ -119,63 +120,82 @@ class LastEventOut(Shown):
     summary: str
 
 
-class LostOut(Shown):
-    """The node is expected to have this GPU, and lacks it."""
+class LostOut(Brief):
+    """The node should have it, and lacks it."""
 
-    presence: Annotated[Presence, Field(description="lost: it does not answer; gone: it is not listed.")]
+    presence: Annotated[Presence, Field(description="lost or gone.")]
     since: str
-    why: str | None
-    last_index: Annotated[int | None, Field(description="NVML index it had; another GPU may have it now.")]
+    why: Annotated[str | None, Field(description="missing where a reason says it.")] = None
+    last_index: Annotated[int | None, Field(description="may be another's now.")]
     last_answered: Annotated[str | None, Field(description="At full.")] = None
-    last_events: list[LastEventOut] = Field(
-        default=[], description="Newest last. A summary has the newest, and only of a question about health."
-    )
+    last_events: list[LastEventOut] = Field(default=[], description="Newest last.")
 
 
 class GpuAboutOut(Shown):
     """Which GPU, and whether it answered."""
 
-    index: Annotated[int | None, Field(description="NVML index; null for a GPU that is lost.")]
+    index: Annotated[int | None, Field(description="null: lost.")]
     uuid: str | None
-    pci: Annotated[str, Field(description="domain:bus:device.function")]
+    pci: str
     name: str | None
-    no_answer: Annotated[NoAnswerOut | None, Field(description="Missing: it answered, or is lost.")] = None
-    lost: Annotated[LostOut | None, Field(description="Missing: it is there, as far as is known.")] = None
+    no_answer: NoAnswerOut | None = None
+    lost: LostOut | None = None
 
 
 class AnswerOut(Shown):
     """What every answer about GPUs begins with."""
 
     node: str
-    as_of: Annotated[str, Field(description="When it was looked at, by the node's clock.")]
-    mock: Annotated[bool, Field(description="True: these GPUs are invented.")]
+    as_of: str
+    mock: Annotated[bool, Field(description="The GPUs are invented.")]
     source: SourceOut
     detail: Detail
-    device_count: Annotated[int, Field(description="GPUs in this answer, lost ones included.")]
-    answered_count: Annotated[int, Field(description="Those of them that answered.")]
-    mig_asked_for: Annotated[list[MigNamedOut], Field(description="MIG instances that `gpu` named.")]
+    device_count: Annotated[int | None, Field(description="null: nobody could look.")]
+    answered_count: int
+
+
+class GpusAnswerOut(AnswerOut):
+    """An answer of a tool that takes `gpu`."""
+
+    mig_asked_for: list[MigNamedOut] = Field(default=[])
 
 
 class SensorsOut(GpuAboutOut):
     """The readings that people ask for most; missing when the GPU's sensors could not be read."""
 
-    memory: Object | None = None
-    temperature: Object | None = None
-    power: Object | None = None
-    utilization: Object | None = None
+    memory: Object = Field(default={})
+    temperature: Object = Field(default={})
+    power: Object = Field(default={})
+    utilization: Object = Field(default={})
     unread: Unread = Field(default={})
+
+
+class MigInstanceOut(Brief):
+    """A MIG instance."""
+
+    uuid: str | None
+    gi: int | None
+    ci: int | None
+    profile: str | None
+
+
+class MigOut(Brief):
+    """MIG mode and instances; at full the whole layout."""
+
+    enabled: bool | None
+    profiles: dict[str, int] = Field(default={}, description="How many instances of each.")
+    instances: list[MigInstanceOut] | None = Field(default=[], description="null: not read.")
+    instances_left_out: int = 0
 
 
 class InventoryGpuOut(SensorsOut):
     """One GPU of the inventory."""
 
-    mig: Annotated[Object | None, Field(description="Mode and instances; null: not read.")]
-    identity: Annotated[
-        Object | None, Field(description="At full: serial, part numbers, firmware, clocks.")
-    ] = None
+    mig: Annotated[MigOut | None, Field(description="null: not read.")]
+    identity: Annotated[Object | None, Field(description="At full.")] = None
 
 
-class InventoryOut(AnswerOut):
+class InventoryOut(GpusAnswerOut):
     """The GPUs of this node."""
 
     driver_version: str | None
@@ -183,56 +203,48 @@ class InventoryOut(AnswerOut):
     gpus: list[InventoryGpuOut]
 
 
-class ReasonOut(Shown):
-    """A reason of a verdict."""
+class ReasonOut(Brief):
+    """Why. In a summary a key is missing where it is as in the answer's first reason of that code."""
 
     code: Code
-    severity: Annotated[
-        ReasonSeverity,
-        Field(description="What it does to the verdict; unknown: could not be looked at; note: nothing."),
-    ]
+    severity: Annotated[ReasonSeverity | None, Field(description="unhealthy, degraded, unknown, note.")] = (
+        None
+    )
     sentence: str
-    reading: Annotated[str | None, Field(description="Path of the reading, its unit in its name.")]
+    reading: Annotated[str | None, Field(description="Its path.")] = None
     value: bool | int | float | str | None
-    threshold: bool | int | float | str | None
-    threshold_source: Annotated[
-        Source, Field(description="The driver, a document of NVIDIA (`reference`), or our judgement.")
-    ]
+    threshold: bool | int | float | str | None = None
+    threshold_source: Source | None = None
     reference: str | None = None
-    events: list[str] = Field(default=[], description="Ids of the events it is about, newest first.")
+    events: list[str] = Field(default=[], description="Ids, newest first.")
 
 
-class NotCheckedOut(Shown):
-    """Something that the GPU or its driver does not have."""
+class NotCheckedOut(Brief):
+    """What it does not have."""
 
     check: str
     why: str
 
 
 class HealthGpuOut(SensorsOut):
-    """One GPU: the verdict, its reasons, and readings."""
+    """One GPU."""
 
     state: State
-    reasons: Annotated[list[ReasonOut], Field(description="Gravest first; all of them at full.")]
-    reasons_left_out: Annotated[int, Field(description="Reasons, with notes, that full would add.")] = 0
-    readings: Annotated[Object | None, Field(description="At full: every other reading, by section.")] = None
-    not_checked: list[NotCheckedOut] = Field(default=[], description="At full: what this GPU does not have.")
-    costly: Annotated[
-        Object | None, Field(description="With `costly`: energy, PCIe traffic and errors; null: not read.")
-    ] = None
+    reasons: Annotated[list[ReasonOut], Field(description="Gravest first.")]
+    reasons_left_out: Annotated[int, Field(description="Full has them.")] = 0
+    readings: Annotated[Object | None, Field(description="At full.")] = None
+    not_checked: list[NotCheckedOut] = Field(default=[], description="At full.")
+    costly: Object | None = None
 
 
-class HealthOut(AnswerOut):
+class HealthOut(GpusAnswerOut):
     """How the GPUs are."""
 
-    state: Annotated[State | None, Field(description="Of the node; null when only some GPUs were asked for.")]
+    state: Annotated[State | None, Field(description="Of the node; null: only some GPUs were asked for.")]
     reasons: Annotated[list[ReasonOut], Field(description="Of the node, beside its GPUs'.")]
     healthy_count: int
     degraded_count: int
     unhealthy_count: int
     unknown_count: int
-    events_unread: Annotated[
-        str | None,
-        Field(description="Why the events of the last hour are not part of it; null: they are."),
-    ]
+    events_unread: Annotated[str | None, Field(description="Why events are no part of it.")]
     gpus: list[HealthGpuOut]

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from daemon.event import Severity
 from daemon.gpu.verdict import State
-from mcp_server.wire import Arguments, Shown
+from mcp_server.schemas import Brief
+from mcp_server.wire import Arguments
 from mcp_server.wire_analysis import Finding, ProbeOut
 from mcp_server.wire_gpu import AnswerOut, Detail, DetailLevel, GpuAboutOut, ReasonOut
 
@@ -22,35 +23,35 @@ class DescribeGpuNode(Arguments):
     detail: DetailLevel = Detail.SUMMARY
 
 
-class HostOut(Shown):
+class HostOut(Brief):
     """The machine."""
 
-    os_name: Annotated[str | None, Field(description="In a container that of the image, not the node's.")]
+    os_name: Annotated[str | None, Field(description="In a container the image's.")]
     kernel_release: str
     architecture: str
-    container: Annotated[str | None, Field(description="What xidwatch runs in; null: nothing shows one.")]
+    container: Annotated[str | None, Field(description="What xidwatch runs in.")]
     cpus: int | None
     memory_total_bytes: int | None
-    uptime_s: Annotated[float | None, Field(description="Since the machine booted.")]
+    uptime_s: float | None
     boot_id: str | None
 
 
-class DriverOut(Shown):
-    """The NVIDIA driver; null where neither NVML, the log nor /proc told."""
+class DriverOut(Brief):
+    """The NVIDIA driver."""
 
     version: str | None
     cuda_version: str | None
 
 
 class NodeGpuOut(GpuAboutOut):
-    """One GPU in short."""
+    """One GPU."""
 
     state: State
     headline: Annotated[str, Field(description="The state with its gravest reason.")]
-    reasons: list[ReasonOut] = Field(default=[], description="At full; get_gpu_health has them always.")
+    reasons: list[ReasonOut] = Field(default=[], description="At full.")
 
 
-class NodeFaultOut(Shown):
+class NodeFaultOut(Brief):
     """One fault of one device, however often it came."""
 
     severity: Severity
@@ -59,18 +60,22 @@ class NodeFaultOut(Shown):
     count: int
     last_time: str
     summary: str
-    uri: Annotated[str, Field(description="Resource with its newest event.")]
+    uri: Annotated[str, Field(description="Its newest event.")]
 
 
-class NodeEventsOut(Shown):
-    """What was heard of late; analyze_xid_errors tells more."""
+class NodeEventsOut(Brief):
+    """What was heard of late."""
 
-    since: Annotated[str, Field(description="Start of the time looked at.")]
+    since: str
     finding: Finding
     open_incidents: Annotated[list[str], Field(description="Ids, worst first.")]
     faults: Annotated[list[NodeFaultOut], Field(description="Worst first.")]
     faults_total: int
     drills_left_out: int
+
+
+class NodeProbeOut(Brief, ProbeOut):
+    """What hears the kernel log, or not."""
 
 
 class NodeOut(AnswerOut):
@@ -82,8 +87,8 @@ class NodeOut(AnswerOut):
     driver: DriverOut
     gpus: list[NodeGpuOut]
     events: NodeEventsOut | None
-    events_unread: Annotated[str | None, Field(description="Why events are missing; null: they are not.")]
-    hears: Annotated[bool, Field(description="Whether at least one live source hears the kernel log.")]
-    probes: list[ProbeOut]
+    events_unread: Annotated[str | None, Field(description="Why events are missing.")]
+    hears: bool
+    probes: list[NodeProbeOut]
     xidwatch_version: str
     xidwatch_uptime_s: float | None

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mcp_server.wire import Shown
-from mcp_server.wire_gpu import AboutGpus, AnswerOut, GpuAboutOut, Object, Unread
+from mcp_server.schemas import Brief
+from mcp_server.wire_gpu import AboutGpus, GpuAboutOut, GpusAnswerOut, Object, Unread
 
 
 class GetNvlinkTopology(AboutGpus):
@@ -19,10 +19,10 @@ class NvLinkGpuOut(GpuAboutOut):
 
     links_total: Annotated[int | None, Field(description="null: not read, or no NVLink: see unread.")]
     links_up: int | None
-    links_down: Annotated[list[int] | None, Field(description="Numbers of links. A board may wire fewer.")]
+    links_down: Annotated[list[int] | None, Field(description="Numbers. A board may wire fewer.")]
     links_unknown: list[int] = Field(default=[], description="Links whose state was not read.")
     speed_mb_per_s: Annotated[int | None, Field(description="All links that are up, one direction.")]
-    replay_errors: Annotated[int | None, Field(description="Sums over all links since the driver's load.")]
+    replay_errors: Annotated[int | None, Field(description="Of all links, since the driver's load.")]
     recovery_errors: int | None
     crc_errors: int | None
     peers: list[Object] = Field(
@@ -32,7 +32,7 @@ class NvLinkGpuOut(GpuAboutOut):
     unread: Unread = Field(default={})
 
 
-class NvSwitchLinksOut(Shown):
+class NvSwitchLinksOut(Brief):
     """An NVSwitch, as the GPUs see it."""
 
     pci: str
@@ -41,8 +41,8 @@ class NvSwitchLinksOut(Shown):
     gpus: Annotated[int, Field(description="How many of these GPUs have links to it.")]
 
 
-class NvLinkOut(AnswerOut):
+class NvLinkOut(GpusAnswerOut):
     """How the GPUs are connected."""
 
-    nvswitches: list[NvSwitchLinksOut]
+    nvswitches: Annotated[list[NvSwitchLinksOut] | None, Field(description="null: no link could be read.")]
     gpus: list[NvLinkGpuOut]

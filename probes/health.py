@@ -32,6 +32,17 @@ class Check:
     """One sentence: what to do about it; None when nothing needs doing."""
 
 
+class ProbeState(StrEnum):
+    """`ProbeHealth` in one word."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    """It hears, but not everything; the reason says what not."""
+    RELEASED = "released"
+    """It does not hear, because somebody asked for that."""
+    DOWN = "down"
+
+
 @dataclass(frozen=True, slots=True)
 class ProbeHealth:
     """State of one running probe, for `status`, `/readyz` and `/metrics`."""
@@ -42,11 +53,21 @@ class ProbeHealth:
     live: bool
     """True for a source that can hear records as they are printed (not a replay of a file)."""
     reason: str | None = None
-    """Why it does not hear; None while it does."""
+    """One sentence: why it does not hear, or what it does not hear while it hears the rest; None while it
+    hears everything."""
     hint: str | None = None
-    state: str | None = None
+    cause: str | None = None
     """Short name of the reason, for programs, where the probe has such names; None while it hears."""
     note: str | None = None
     """What is worth knowing of how it hears; None when all is as usual."""
     counters: Mapping[str, int] = field(default_factory=dict)
     """Counts since start, e.g. `records`, `skipped`, `malformed`, `lost`, `reopened`."""
+    on_request: bool = False
+    """True when it does not hear because somebody asked for that."""
+
+    @property
+    def state(self) -> ProbeState:
+        """In one word."""
+        if self.hears:
+            return ProbeState.OK if self.reason is None else ProbeState.DEGRADED
+        return ProbeState.RELEASED if self.on_request else ProbeState.DOWN

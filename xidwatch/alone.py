@@ -1,28 +1,33 @@
 """`xidwatch stdio` where no daemon runs: the whole MCP server in this process, for one host.
 
 It hears the kernel log if it may, keeps events in memory, shows what the last daemon's journal
-holds without writing to it, and says all this in its instructions. It ends with its host.
+holds (events, and GPUs that were lost) without writing to it, and says all this in its instructions.
+It ends with its host.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from daemon import paths
 from daemon.config import Config, Mode, load
 from daemon.event import Item
-from daemon.intake import Intake
+from daemon.gpu.expected import ExpectedGpus
+from daemon.intake import GPUS_KEY, Intake
 from daemon.journal import Saved, read_only
 from daemon.page import NOTHING_KEPT, Marks
 from daemon.pipeline import Pipeline
+from daemon.reader import Reader
 from daemon.status import StatusReport
 from daemon.store import Store
 from mcp_server.hello import Channel, Era
@@ -54,13 +59,20 @@ def run(*, era: str, channel: str | None) -> int:
 
 async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
     clock, boot_id = kernel.SystemClock(), kernel.boot_id()
-    kept, marks, journal = _from_journal(config)
+    journal = _from_journal(config)
     async with contextlib.AsyncExitStack() as stack:
         pipeline = Pipeline(
             node=config.node_name, quiet_gap_us=config.quiet_gap_us, allow_drills=config.allow_drills
         )
-        nothing = Saved(resume=None, faults={}, context=None)
-        store = Store(nothing, marks, kept, ring_size=config.ring_size, reserve_key=pipeline.reserve_key)
+        # Open faults are the daemon's to go on with; the GPUs that it missed are missed here, too.
+        gpus = {} if journal.gpus is None else {GPUS_KEY: journal.gpus}
+        store = Store(
+            Saved(resume=None, faults=gpus, context=None),
+            journal.marks,
+            journal.items,
+            ring_size=config.ring_size,
+            reserve_key=pipeline.reserve_key,
+        )
         stack.push_async_callback(store.close)
         intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
         probe = KmsgProbe(config.kmsg, intake.take, on_change=intake.probe_changed)
@@ -101,7 +113,7 @@ async def _serve(config: Config, era: Era, channel: Channel | None) -> None:
             counters=lambda: Counters(forged_lines=pipeline.counters.forged),
             watch=gpu_side.watch,
             processes=gpu_side.processes,
-            note=_note(probe.health(), journal),
+            note=_note(probe.health(), journal.said),
         )
         log.info("no daemon runs here; serving this host alone")
         server = build_server(services, channel=channel is Channel.CLAUDE)
@@ -117,21 +129,51 @@ def _state_dir() -> Path:
     return next((each for each in usual if each.is_dir()), usual[-1])
 
 
-def _from_journal(config: Config) -> tuple[Sequence[Item], Marks, str]:
-    """The newest events of the last daemon's journal, how far they reach, and a sentence about it."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the last daemon's journal holds."""
+
+    items: Sequence[Item]
+    marks: Marks
+    said: str
+    """A sentence about it."""
+    gpus: str | None = None
+    """What it knew of the GPUs, lost ones too; None when it knew nothing, or that could not be read."""
+
+
+def _from_journal(config: Config) -> _Found:
+    """The newest events of the last daemon's journal, how far they reach, and the GPUs it knew."""
     try:
         with read_only(config.state_dir) as reader:
             items, found = reader.last(config.ring_size).items, reader.marks()
-    except UserError as error:
-        return (), NOTHING_KEPT, f"Events of earlier daemons cannot be shown: {error.message}."
+            gpus, unknown = _gpus_of(reader)
+    except (UserError, sqlite3.Error) as error:
+        why = error.message if isinstance(error, UserError) else f"the journal cannot be read: {error}"
+        shown = "Events of earlier daemons cannot be shown, nor GPUs that they missed"
+        return _Found((), NOTHING_KEPT, f"{shown}: {why}.")
     if not items:
-        return (), found, "The journal of the last daemon holds no events."
+        return _Found((), found, f"The journal of the last daemon holds no events.{unknown}", gpus)
     # What is older than the ring holds cannot be served from here: to a reader it is gone.
     oldest = items[0].cursor
     gone = found.deleted_through if found.oldest == oldest else oldest - 1
     marks = Marks(oldest, found.newest, max(found.deleted_through, gone))
-    said = f"Its {len(items)} earlier events are from the journal of the last daemon, read-only."
-    return items, marks, said
+    said = f"Its {len(items)} earlier events are from the journal of the last daemon, read-only.{unknown}"
+    return _Found(items, marks, said, gpus)
+
+
+def _gpus_of(reader: Reader) -> tuple[str | None, str]:
+    """What the journal holds of the GPUs; and a sentence, if there is something to say of it."""
+    expected = ExpectedGpus()
+    try:
+        text = reader.saved().faults.get(GPUS_KEY)
+        if text is None:
+            return None, ""
+        expected.load(json.loads(text)["expected"])
+    except (sqlite3.Error, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("what the last daemon knew of the GPUs cannot be read: %s", error)
+        return None, " What it knew of the GPUs cannot be read: one that was lost may not be missed here."
+    lost = len(expected.lost())
+    return text, f" {lost} GPU{'s' * (lost > 1)} of this node had been lost by then." if lost else ""
 
 
 def _note(health: ProbeHealth, journal: str) -> str:

@@ -15,6 +15,7 @@ from daemon.gpu.nvml_events import NvmlEvents
 from daemon.gpu.nvml_source import NvmlSource
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.readings import Identity
+from daemon.gpu.roll import Present
 from daemon.gpu.watch import GpuWatch
 from daemon.intake import Intake
 from daemon.operator.audit import AuditEntry, Outcome
@@ -22,6 +23,7 @@ from daemon.own_events import Operation
 from daemon.pipeline import Pipeline
 from daemon.recent import of_last_hour
 from daemon.store import Store
+from probes import kernel
 from probes.health import ProbeHealth
 from probes.kernel import Clock
 from xidwatch.gpu_source import source_of
@@ -41,8 +43,10 @@ class GpuSide:
         store: Store,
         clock: Clock,
         tracepoint: Tracepoint | None = None,
+        boot_id: str | None = None,
     ) -> None:
-        """`tracepoint`: what is attached to the driver's tracepoint; None where nothing is."""
+        """`tracepoint`: what is attached to the driver's tracepoint; None where nothing is. `boot_id` is this
+        boot's, found out by default; "" when it is not known."""
         self._pipeline = pipeline
         self._intake = intake
         self.source = source_of(config)
@@ -57,6 +61,7 @@ class GpuSide:
             wall_us=clock.wall_us,
             learnt=self._learnt,
             save=self._save,
+            boot_id=(kernel.boot_id() if boot_id is None else boot_id) or None,
         )
         self._inquiry = Inquiry(
             self.watch,
@@ -64,6 +69,7 @@ class GpuSide:
             intake.found_out,
             wall_us=clock.wall_us,
             reads_gpus=isinstance(self.source, NvmlSource),
+            released_us=self._released_us,
         )
 
         self.events = self._witness(config)
@@ -106,7 +112,7 @@ class GpuSide:
 
     def status(self) -> Mapping[str, Any]:
         """State of the readings, for `xidwatch status`."""
-        state = self.source.state()
+        state = self.watch.state()
         return {
             "source": state.name.value,
             "reason": state.reason,
@@ -127,7 +133,7 @@ class GpuSide:
         self._intake.operated(
             Operation(
                 entry.action.value.upper(),
-                entry.sentence,
+                entry.summary,
                 entry.outcome in (Outcome.BEGUN, Outcome.DONE),
                 entry.gpu,
                 process,
@@ -140,19 +146,37 @@ class GpuSide:
         asked_for = config.probes is not None and ProbeName.NVML in config.probes
         if not asked_for or not isinstance(self.source, NvmlSource):
             return None
-        return NvmlEvents(
-            self._intake.nvml_said, on_change=self._intake.probe_changed, gpus=self._gpus_that_answer
+        return NvmlEvents(self._intake.nvml_said, on_change=self._intake.probe_changed, present=self._present)
+
+    async def _present(self) -> Present:
+        """The GPUs that the driver lists in /proc; where it lists none, those that were seen."""
+        listed = await self.source.listed()
+        seen = (gpu.pci for gpu in self.watch.expected.all() if not gpu.is_lost)
+        return Present(
+            frozenset(seen if listed is None else listed),
+            complete=listed is not None,
+            alone={
+                pci: f"left alone since {sick.what}: a call on it may hang"
+                for pci in self.watch.sick.all()
+                if (sick := self.watch.sick.get(pci)) is not None
+            },
         )
 
-    def _gpus_that_answer(self) -> Sequence[str] | None:
-        expected = self.watch.expected.all()
-        if not expected and not self.watch.sick.all():
-            return None
-        return [gpu.pci for gpu in expected if not gpu.is_lost and self.watch.sick.get(gpu.pci) is None]
-
     def _after_a_reload(self, events: Sequence[Event]) -> None:
-        if any(event.kind is Kind.DRIVER_LOADED and not event.drill for event in events):
+        loaded = [event for event in events if event.kind is Kind.DRIVER_LOADED and not event.drill]
+        if loaded:
             self.hold.take_up()
+        released_us = self._released_us()
+        if released_us is not None and any(event.last_time_us > released_us for event in loaded):
+            self._take_up()
+
+    def _released_us(self) -> int | None:
+        """Since when the driver is let go of on purpose: then only a person's question takes it up."""
+        return self.source.released_us if isinstance(self.source, NvmlSource) else None
+
+    def _take_up(self) -> None:
+        if isinstance(self.source, NvmlSource):
+            self.source.take_up()
 
     @property
     def _is_mock(self) -> bool:

@@ -68,6 +68,7 @@ def _told(answer: Mapping[str, Any]) -> Iterator[str]:
         yield "the next question about a GPU takes the driver up again"
     if answer["events"] is not None:
         until = clean(str(answer["events"]["until"]), 40)
+        yield "kernel messages go on to be heard: nothing is lost"
         yield f"NVML's events are heard again from {until}, or when the driver was loaded anew"
 
 

@@ -77,13 +77,21 @@ def _mode(state: Mapping[str, Any], style: Style) -> str:
 
 def _probe(probe: Mapping[str, Any], style: Style) -> str:
     name = _text(probe["name"])
-    if probe["hears"]:
-        counts = _counts(probe["counters"])
-        note = f"; {_text(probe['note'])}" if probe.get("note") else ""
-        return f"{name} {style.green('hears')}{style.dim(f' ({counts})') if counts else ''}{note}"
+    counts = _counts(probe["counters"])
+    counted = style.dim(f" ({counts})") if counts else ""
+    note = f"; {_text(probe['note'])}" if probe.get("note") else ""
     hint = f" ({_text(probe['hint'])})" if probe["hint"] else ""
-    state = f" ({_text(probe['state'])})" if probe.get("state") else ""
-    return f"{name} {style.red('does not hear')}{state}: {_text(probe['reason'] or 'no reason given')}{hint}"
+    cause = f" ({_text(probe['cause'])})" if probe.get("cause") else ""
+    reason = f"{_text(probe['reason'] or 'no reason given')}{hint}"
+    match probe["state"]:
+        case "ok":
+            return f"{name} {style.green('hears')}{counted}{note}"
+        case "degraded":
+            return f"{name} {style.yellow('hears in part')}: {reason}{counted}{note}"
+        case "released":
+            return f"{name} {style.yellow('released')}: {reason}"
+        case _:
+            return f"{name} {style.red('does not hear')}{cause}: {reason}"
 
 
 def _tracker(tracker: Mapping[str, Any], style: Style) -> str:

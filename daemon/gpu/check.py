@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from daemon.gpu.numbering import place
 from daemon.gpu.source import GpuSource, SourceName, SourceState
 from probes.health import Check, Verdict
 
@@ -28,7 +29,9 @@ async def _check(source: GpuSource) -> Check:
     silent = [reading for reading in sweep.gpus if not reading.answered]
     if silent:
         first = silent[0]
-        finding = f"{len(silent)} of {len(sweep.gpus)} GPUs do not answer; {first.pci}: {first.reason}"
+        finding = (
+            f"{len(silent)} of {len(sweep.gpus)} GPUs do not answer; GPU {place(first.pci)}: {first.reason}"
+        )
         return Check("gpu", Verdict.WARN, finding, "look for Xid 79, 119 or 120 in the kernel log")
     number = f"{len(sweep.gpus)} GPU{'' if len(sweep.gpus) == 1 else 's'}"
     return Check("gpu", Verdict.OK, f"{number} {'invented (--gpu mock)' if state.mock else 'answer'}")

@@ -6,9 +6,10 @@ reboots, and says of each GPU whether it is there, since when not, and what was 
 
 Pure: it is told what was seen and heard, and has no clock. A GPU is lost when the kernel says so
 (Xid 79 and its kin, never a drill) or NVML does; it is gone when a complete list lacks it. It is
-back when it answers, or when a driver that was loaded after the loss lists it. A sweep that could
-not look changes nothing, nor does one that was begun before the loss. A board with another UUID
-in the same slot replaces the old one. All times are wall clock, µs since the Unix epoch.
+back when it answers, or when a driver that was loaded after the loss, or in a later boot, lists
+it. A sweep that could not look changes nothing, nor does one that was begun before the loss. A
+board with another UUID in the same slot replaces the old one. All times are wall clock, µs since
+the Unix epoch.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from daemon.gpu.readings import Identity, Reading
 from probes.line import Origin
 
 FALLEN_OFF_THE_BUS = 79
+MOST_STRANGERS = 64
+"""GPUs after which one that was never seen is not expected just because a line says that it is lost: a line
+can name any address."""
 
 
 class Answers(StrEnum):
@@ -94,6 +98,11 @@ class Change:
         return self.after is not None and self.after.is_lost and not (self.before and self.before.is_lost)
 
     @property
+    def of_the_set(self) -> bool:
+        """True when the node has other GPUs now than before, so that their indices may have moved."""
+        return self.lost or self.returned or self.before is None or self.after is None
+
+    @property
     def returned(self) -> bool:
         """True when it is back."""
         return bool(self.before and self.before.is_lost and self.after and not self.after.is_lost)
@@ -102,7 +111,9 @@ class Change:
 class ExpectedGpus:
     """The table, by PCI address. Owned by whoever feeds it; not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot_id: str | None = None) -> None:
+        """`boot_id` is this boot's; None: a reboot is not told from any other absence."""
+        self._boot_id = boot_id
         self._gpus: dict[str, ExpectedGpu] = {}
         self._driver_loaded_us = 0
         self.changed = False
@@ -140,7 +151,7 @@ class ExpectedGpus:
             missing = [gpu for gpu in self.all() if gpu.pci not in seen and not gpu.is_lost]
             why = "the driver no longer lists it"
             changes += [
-                self._put(gpu.absent(Presence.GONE, asked_us, why, events))
+                self._put(gpu.absent(Presence.GONE, asked_us, why, events, self._boot_id))
                 for gpu in missing
                 if max(gpu.seen_us or 0, gpu.since_us) <= asked_us
             ]
@@ -155,13 +166,20 @@ class ExpectedGpus:
             self.changed = True
         if event.gpu is None or not _says_lost(event):
             return ()
-        gpu = self._gpus.get(event.gpu.pci) or ExpectedGpu(
+        known = self._gpus.get(event.gpu.pci)
+        if known is None and len(self._gpus) >= MOST_STRANGERS:
+            return ()
+        gpu = known or ExpectedGpu(
             event.gpu.pci, event.gpu.uuid, event.gpu.index, event.gpu.name, event.gpu.serial
         )
+        if self._is_of_earlier_boot(gpu) and event.boot_id == self._boot_id:
+            gpu = gpu.back(event.time_us)  # it was there again, or it could not have been lost anew
         if gpu.is_lost or event.time_us <= max(gpu.seen_us or 0, self._driver_loaded_us):
             return ()  # known already, or disproved by what came after
         earlier = [past for past in recent if past.id != event.id]
-        return (self._put(gpu.absent(Presence.LOST, event.time_us, event.summary, (*earlier, event))),)
+        words = (*earlier, event)
+        lost = gpu.absent(Presence.LOST, event.time_us, event.summary, words, event.boot_id or self._boot_id)
+        return (self._put(lost),)
 
     def forget(self, pci: str) -> bool:
         """Expect no GPU at this address any more, because it was taken out on purpose; False when none
@@ -197,9 +215,9 @@ class ExpectedGpus:
         )
         if seen.answers is Answers.YES:
             gpu = replace(gpu, seen_us=max(asked_us, gpu.seen_us or 0))
-        if seen.answers is Answers.LOST and gpu.presence is not Presence.LOST:
+        if seen.answers is Answers.LOST:
             why = seen.why or "NVML says that it is lost"
-            gpu = gpu.absent(Presence.LOST, asked_us, why, events)
+            gpu = gpu.absent(Presence.LOST, asked_us, why, events, self._boot_id)
         elif gpu.is_lost and self._is_back(gpu, seen.answers, asked_us):
             gpu = gpu.back(asked_us)
         same_board = [old for old in self.all() if gpu.uuid is not None and old.uuid == gpu.uuid]
@@ -208,11 +226,16 @@ class ExpectedGpus:
         return (*moved, *((change,) if gpu.differs(before) else ()))
 
     def _is_back(self, gpu: ExpectedGpu, answers: Answers, asked_us: int) -> bool:
+        if self._is_of_earlier_boot(gpu):
+            return answers is not Answers.LOST
         if asked_us <= gpu.since_us:
             return False  # the look began before the loss
         if answers is Answers.LISTED:
             return gpu.presence is Presence.GONE or self._driver_loaded_us > gpu.since_us
         return answers is Answers.YES
+
+    def _is_of_earlier_boot(self, gpu: ExpectedGpu) -> bool:
+        return gpu.boot_id is not None and self._boot_id is not None and gpu.boot_id != self._boot_id
 
     def _put(self, gpu: ExpectedGpu) -> Change:
         before = self._gpus.get(gpu.pci)

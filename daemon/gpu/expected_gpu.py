@@ -57,6 +57,8 @@ class ExpectedGpu:
     """Newest last: what was heard of it before and at the loss; kept after it came back."""
     absent_us: int | None = None
     """When the last absence that has ended began."""
+    boot_id: str | None = None
+    """The boot in which it was found lost; None when it is present."""
 
     @property
     def is_lost(self) -> bool:
@@ -82,23 +84,39 @@ class ExpectedGpu:
             ],
         }
 
-    def absent(self, presence: Presence, since_us: int, why: str, events: Iterable[Event]) -> ExpectedGpu:
+    def absent(
+        self,
+        presence: Presence,
+        since_us: int,
+        why: str,
+        events: Iterable[Event],
+        boot_id: str | None = None,
+    ) -> ExpectedGpu:
         """This GPU, lost or gone since then; what was heard of it among `events` are its last words.
 
         Of one that was lost before, in another way, the first loss stays what it is told by.
         """
         if self.is_lost:
-            return replace(self, presence=presence)
+            return replace(self, presence=presence, boot_id=boot_id)
         own = [e for e in events if e.device == self.pci and e.kind in FAULT_KINDS and not e.drill]
         words = tuple(
             LastEvent(e.id, e.time_us, e.kind.value, e.code, e.severity.value, e.summary)
             for e in own[-LAST_EVENTS:]
         )
-        return replace(self, presence=presence, since_us=since_us, why=why, last_events=words)
+        return replace(
+            self, presence=presence, since_us=since_us, why=why, last_events=words, boot_id=boot_id
+        )
 
     def back(self, since_us: int) -> ExpectedGpu:
         """This GPU, there again since then."""
-        return replace(self, presence=Presence.PRESENT, since_us=since_us, why=None, absent_us=self.since_us)
+        return replace(
+            self,
+            presence=Presence.PRESENT,
+            since_us=since_us,
+            why=None,
+            absent_us=self.since_us,
+            boot_id=None,
+        )
 
     def differs(self, other: ExpectedGpu | None) -> bool:
         """True when something is new that is worth keeping; each look moves the time of the last answer."""

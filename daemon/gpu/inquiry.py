@@ -2,8 +2,13 @@
 
 The event goes out first and waits for nothing; what is found becomes a revision of it. A process is
 asked for in /proc while it may still live, a GPU for its readings after a critical or fatal event,
-each within a deadline. A GPU that may hang (see `sick`) is not touched, and the event says so. Only
-what happens now is looked into, not what is read from the log of earlier, nor drills.
+each within a deadline. Only what happens now is looked into, not what is read from the log of earlier,
+nor drills.
+
+An event whose GPU is not read says why: it may hang (see `sick`), the driver is let go of, or too much
+is asked at the moment. Questions about processes, names and readings have places of their own, so many
+for each GPU, and the gravest events take them first: a storm on one GPU, or of addresses that no GPU
+has, takes no reading from another.
 """
 
 from __future__ import annotations
@@ -11,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Final
+from collections.abc import Callable, Coroutine, Hashable, Iterable
+from typing import Any, Final
 
-from daemon.event import Event, Gpu, Kind, Process, Severity
+from daemon.event import Event, Gpu, Kind, Process, Severity, rfc3339
 from daemon.fault import Facts
 from daemon.gpu import telemetry
+from daemon.gpu.places import Places
 from daemon.gpu.process import ProcessFacts, ProcessReader
 from daemon.gpu.readings import Identity
 from daemon.gpu.source import SourceName
@@ -27,10 +33,15 @@ log = logging.getLogger(__name__)
 
 FRESH_US: Final = 5_000_000
 """How old an event may be to be looked into: then its process may live, and its pid is not another's."""
-AT_ONCE: Final = 16
-"""Events looked into at the same time; in a storm the others go without."""
+PROCESSES_AT_ONCE: Final = 32
+PROCESSES_OF_EACH: Final = 4
+"""Of one GPU, at the same time. Events that are not grave leave half of either to those that are."""
+GPUS_AT_ONCE: Final = 64
+"""GPUs that have answered before, read at the same time: more than any node has."""
+STRANGERS_AT_ONCE: Final = 16
+"""The same for addresses at which nobody has seen a GPU: a line can name any."""
 REMEMBERED: Final = 256
-"""Questions remembered, so that a later revision of an event does not ask them again."""
+"""Questions of one sort remembered, so that a later revision of an event does not ask them again."""
 GPU_DEADLINE_S: Final = 2.0
 CLOCK_TICK_US: Final = 20_000
 """How exactly /proc and the log tell a process's start and a line's time: two clock ticks."""
@@ -54,55 +65,121 @@ class Inquiry:
         *,
         wall_us: Callable[[], int],
         reads_gpus: bool = True,
+        released_us: Callable[[], int | None] = lambda: None,
     ) -> None:
         """Without `reads_gpus` only processes are looked up: readings are switched off, or those of invented
-        GPUs, which have no place in the events of real ones."""
+        GPUs, which have no place in the events of real ones. `released_us`: since when the driver is let go
+        of, wall clock in µs since the Unix epoch; None when it is not."""
         self._watch = watch
         self._reads_gpus = reads_gpus
+        self._released_us = released_us
         self._processes = processes
         self._found = found
         self._wall_us = wall_us
         self._open: set[asyncio.Task[None]] = set()
-        self._gpus_being_read: set[str] = set()
-        self._asked = _Lately(REMEMBERED)
+        self._closed = False
+        self._looking_up = Places(each=PROCESSES_OF_EACH, together=PROCESSES_AT_ONCE)
+        self._naming = Places(each=1, together=STRANGERS_AT_ONCE)
+        self._reading = Places(each=1, together=GPUS_AT_ONCE)
+        self._reading_strangers = Places(each=1, together=STRANGERS_AT_ONCE)
+        self._looked_up = _Lately(REMEMBERED)
+        self._named = _Lately(REMEMBERED)
+        self._read = _Lately(REMEMBERED)
         self.left_out = 0
-        """Events not looked into because too many were at the time."""
+        """Questions that were not asked because too many were under way."""
 
     def heard(self, events: Iterable[Event]) -> None:
         """Look into what is new: an event, or the process of one, which a later line may name."""
-        for event in events:
-            if not self._is_fresh(event):
-                continue
-            pid = event.process.pid if event.process is not None else None
-            if pid is not None and self._asked.is_new((event.id, pid)):
-                self._begin(event, self._look_up(event, pid))
-            if event.gpu is None or not self._reads_gpus:
-                continue
-            if self._asked.is_new((event.gpu.pci, None)):
-                self._begin(event, self._identify(event, event.gpu))
-            is_grave = event.severity.rank >= Severity.CRITICAL.rank
-            if is_grave and self._asked.is_new((event.id, None)):
-                self._begin(event, self._read(event, event.gpu))
+        fresh = [event for event in events if self._is_fresh(event)]
+        for event in sorted(fresh, key=lambda event: -event.severity.rank):
+            if self._reads_gpus and event.gpu is not None:
+                self._ask_gpu(event, event.gpu)
+            if event.process is not None and event.process.pid is not None:
+                self._ask_process(event, event.process.pid)
+
+    @property
+    def busy(self) -> int:
+        """Questions that are under way."""
+        return len(self._open)
 
     async def close(self) -> None:
         """Give up what is under way."""
+        self._closed = True
         for task in self._open:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    def _begin(self, event: Event, looking: Coroutine[None, None, None]) -> None:
-        if len(self._open) >= AT_ONCE:
-            self.left_out += 1
-            looking.close()
-            return
-        task = asyncio.create_task(looking, name=f"inquiry {event.id}")
-        self._open.add(task)
-        task.add_done_callback(self._ended)
+    # -- what to ask -----------------------------------------------------------------------------
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._open.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("an event could not be looked into", exc_info=error)
+    def _ask_process(self, event: Event, pid: int) -> None:
+        question, gpu = (event.id, pid), event.device
+        if question in self._looked_up:
+            return
+        if not self._looking_up.take(gpu, share=1.0 if _is_grave(event) else 0.5):
+            self.left_out += 1
+            return
+        self._looked_up.add(question)
+        self._begin(self._look_up(event, pid), self._looking_up, gpu)
+
+    def _ask_gpu(self, event: Event, gpu: Gpu) -> None:
+        if _is_grave(event) and event.telemetry is None and event.id not in self._read:
+            self._ask_readings(event, gpu.pci)
+        question = (gpu.pci, self._watch.set_changes)
+        if gpu.index is not None or question in self._named or self._untouchable(gpu.pci) is not None:
+            return
+        if not self._naming.take(gpu.pci):
+            self.left_out += 1
+            return
+        self._named.add(question)
+        self._begin(self._name(event, gpu.pci), self._naming, gpu.pci)
+
+    def _ask_readings(self, event: Event, pci: str) -> None:
+        if (reason := self._untouchable(pci)) is not None:
+            self._say_unread(event, reason)
+            return
+        places = self._reading if self._watch.has_seen(pci) else self._reading_strangers
+        if places.take(pci):
+            self._read.add(event.id)
+            self._begin(self._read_gpu(event, pci), places, pci)
+        elif places.holds(pci):
+            self._say_unread(event, "the GPU is being read for another event of this moment")
+        else:
+            self.left_out += 1
+            self._say_unread(event, "the GPU was not read: too many are being read at this moment")
+
+    def _untouchable(self, pci: str) -> str | None:
+        """Why this GPU is not called now; None when it may be."""
+        if (sick := self._watch.sick.get(pci)) is not None:
+            return f"the GPU was not read: after {sick.what} a call on it may hang"
+        if (released_us := self._released_us()) is not None:
+            since = f"the driver was released at {rfc3339(released_us)}"
+            return f"the GPU was not read: {since}; asking for its health takes the driver up again"
+        return None
+
+    def _say_unread(self, event: Event, reason: str) -> None:
+        """Publish that there are no readings, once the event itself has gone out to everybody."""
+        if self._watch.source.state().name not in _SILENT:
+            facts = Facts(telemetry=telemetry.unavailable(reason, self._wall_us()))
+            self._read.add(event.id)
+            asyncio.get_running_loop().call_soon(self._tell, event.id, facts)
+
+    def _tell(self, event_id: str, facts: Facts) -> None:
+        if not self._closed:
+            self._found(event_id, facts)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _begin(self, looking: Coroutine[Any, Any, None], places: Places, gpu: str | None) -> None:
+        task = asyncio.create_task(looking, name="inquiry")
+        self._open.add(task)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._open.discard(task)
+            places.give_back(gpu)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("an event could not be looked into", exc_info=error)
+
+        task.add_done_callback(ended)
 
     def _is_fresh(self, event: Event) -> bool:
         is_the_kernels = event.origin == Origin.KERNEL and not event.drill
@@ -114,45 +191,45 @@ class Inquiry:
         if facts.found and _lived(facts, event):
             self._found(event.id, Facts(process=_process(facts)))
 
-    async def _identify(self, event: Event, gpu: Gpu) -> None:
-        """Who the GPU is, which is asked once: from then on events are born with it."""
-        if gpu.index is not None or self._watch.sick.get(gpu.pci) is not None:
+    async def _name(self, event: Event, pci: str) -> None:
+        """Who the GPU is, asked once while the set of GPUs is the same: from then on events are born with
+        it."""
+        if not await self._is_listed(pci) or self._untouchable(pci) is not None:
             return
-        identity = await self._watch.identify(gpu.pci)
+        identity = await self._watch.identify(pci)
         if identity is not None:
             self._found(event.id, Facts(gpu=_gpu(identity)))
 
-    async def _read(self, event: Event, gpu: Gpu) -> None:
+    async def _read_gpu(self, event: Event, pci: str) -> None:
         """The GPU's readings at the moment of the event."""
-        sick = self._watch.sick.get(gpu.pci)
-        if sick is not None:
-            reason = f"the GPU was not read: after {sick.what} a call on it may hang"
-            self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
-            return
-        if gpu.pci in self._gpus_being_read:
-            reason = "the GPU is being read for another event of this moment"
-            self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, self._wall_us())))
-            return
-        self._gpus_being_read.add(gpu.pci)
+        asked_us = self._wall_us()
         try:
-            asked_us = self._wall_us()
             async with asyncio.timeout(GPU_DEADLINE_S):
-                sweep = await self._watch.source.health([gpu.pci])
+                taken = await self._readings(pci, asked_us)
         except TimeoutError:
             reason = f"the GPU did not answer within {GPU_DEADLINE_S:g} s"
-            self._found(event.id, Facts(telemetry=telemetry.unavailable(reason, asked_us)))
-            return
-        finally:
-            self._gpus_being_read.discard(gpu.pci)
+            taken = telemetry.unavailable(reason, asked_us)
+        if taken is not None:
+            self._found(event.id, Facts(telemetry=taken))
+
+    async def _readings(self, pci: str, asked_us: int) -> dict[str, Any] | None:
+        """The telemetry of this GPU; None where there is nothing to read."""
+        if not await self._is_listed(pci):
+            return telemetry.unavailable("the driver does not list this GPU", asked_us)
+        if (reason := self._untouchable(pci)) is not None:
+            return telemetry.unavailable(reason, asked_us)
+        sweep = await self._watch.source.health([pci])
         if sweep.state.name in _SILENT:
-            return
-        readings = [reading for reading in sweep.gpus if reading.pci == gpu.pci]
-        taken = (
-            telemetry.of_reading(readings[0], asked_us)
-            if readings
-            else telemetry.unavailable(sweep.state.reason or "the GPU did not answer", asked_us)
-        )
-        self._found(event.id, Facts(telemetry=taken))
+            return None
+        readings = [reading for reading in sweep.gpus if reading.pci == pci]
+        if not readings:
+            return telemetry.unavailable(sweep.state.reason or "the GPU did not answer", asked_us)
+        return telemetry.of_reading(readings[0], asked_us)
+
+    async def _is_listed(self, pci: str) -> bool:
+        """False when there is a list of GPUs and this address is not in it: the driver is not asked then."""
+        listed = await self._watch.source.listed()
+        return listed is None or pci in listed
 
 
 class _Lately:
@@ -160,16 +237,20 @@ class _Lately:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._seen: OrderedDict[tuple[str, int | None], None] = OrderedDict()
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
 
-    def is_new(self, question: tuple[str, int | None]) -> bool:
-        """True the first time."""
-        if question in self._seen:
-            return False
+    def __contains__(self, question: Hashable) -> bool:
+        return question in self._seen
+
+    def add(self, question: Hashable) -> None:
+        """It is asked."""
         self._seen[question] = None
         if len(self._seen) > self._most:
             self._seen.popitem(last=False)
-        return True
+
+
+def _is_grave(event: Event) -> bool:
+    return event.severity.rank >= Severity.CRITICAL.rank
 
 
 def gpus(identities: Iterable[Identity]) -> list[Gpu]:

@@ -7,6 +7,8 @@ Contract:
 * It survives whatever its worker meets: after the end of one (a crash, a lost GPU, a driver that was loaded
   anew) another begins, after a pause that grows to `Tempo.pause_most_s`. A GPU in whose call one hung or
   crashed is left out for `Tempo.left_out_s`, and a worker that hangs is killed without waiting for it.
+* It listens to every GPU that is there, and begins anew when that set changes, which it looks at once a wait,
+  and when the driver was loaded anew. `health` names the GPUs it does not hear, and why.
 * What happened while nobody listened is not told later: NVML keeps nothing. `health` says how often that was.
 * While an open set blocks the unloading of the driver and a reset, `release` ends it for a stated time or
   until the driver is loaded anew.
@@ -19,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ from daemon.gpu.call_notes import LIBRARY, OpenCall
 from daemon.gpu.client import COMMAND
 from daemon.gpu.protocol import Done, Failed
 from daemon.gpu.released import Released
+from daemon.gpu.roll import Call, Present, Roll
 from daemon.gpu.worker_process import StartError, WorkerEnded, WorkerProcess
 from daemon.gpu.worker_set import WorkerSet
 from daemon.nvml_witness import PROBE, NvmlEvent, NvmlEventKind
@@ -55,7 +58,8 @@ class Tempo:
     register_s: float = 60.0
     """Until every GPU is listened to: one without persistence mode takes seconds to attach."""
     wait_s: float = 30.0
-    """One wait for an event in the worker. It says so when nothing came."""
+    """One wait for an event in the worker. It says so when nothing came. Also how often is looked at which
+    GPUs are there."""
     late_s: float = 15.0
     """How much longer it may take to say so."""
     pause_s: float = 1.0
@@ -69,6 +73,11 @@ class Tempo:
     """How long the end of a killed worker is waited for."""
 
 
+async def whatever_answers() -> Present:
+    """Nothing is known of the GPUs: every one that the driver answers for."""
+    return Present()
+
+
 class NvmlEvents:
     """See the module's docstring."""
 
@@ -77,18 +86,17 @@ class NvmlEvents:
         heard: Callable[[NvmlEvent], None],
         *,
         on_change: Callable[[ProbeHealth], None] = lambda health: None,
-        gpus: Callable[[], Sequence[str] | None] = lambda: None,
+        present: Callable[[], Awaitable[Present]] = whatever_answers,
         command: Sequence[str] = COMMAND,
         environment: Mapping[str, str] | None = None,
         tempo: Tempo | None = None,
     ) -> None:
         """`heard` is called in the event loop and must not block. `on_change` is told when it stops to hear,
-        and when it hears again. `gpus` names those to listen to, by PCI address; None: all that the driver
-        answers for. It is asked at each beginning, so that no sick GPU is touched. `environment`: None is
-        this process's own."""
+        and when it hears again; a new beginning that succeeds at once is neither. `present` says which GPUs
+        are there, and which of them must not be touched. `environment`: None is this process's own."""
         self._heard = heard
         self._on_change = on_change
-        self._gpus = gpus
+        self._present = present
         self._workers = WorkerSet(command, environment)
         self._tempo = tempo or Tempo()
         self._boot_id = kernel.boot_id()
@@ -96,9 +104,9 @@ class NvmlEvents:
         self._wake = asyncio.Event()
         self._deaf: str | None = "it was not started"
         self._told_deaf = False
-        self._listens_to: tuple[str, ...] = ()
-        self._not_heard: Mapping[str, str] = {}
-        self._left_out: dict[str, tuple[float, str]] = {}
+        self._roll = Roll()
+        self._looked = 0.0
+        self._anew: str | None = None
         self._released: tuple[float, int] | None = None
         self._events = self._quiet_waits = self._interruptions = self._failures = 0
 
@@ -126,24 +134,25 @@ class NvmlEvents:
             "quiet_waits": self._quiet_waits,
             "starts": self._workers.starts,
             "interruptions": self._interruptions,
-            "gpus": len(self._listens_to),
-            "gpus_not_heard": len(self._not_heard),
+            "gpus": len(self._roll.heard),
+            "gpus_not_heard": len(self._roll.not_heard),
             "stuck": self._workers.stuck,
             "failures": self._failures,
         }
-        hint = None
+        reason, hint = self._deaf or self._roll.sentence(), None
         if self._released is not None:
-            hint = "restart xidwatch, or wait, to have NVML's events heard again"
-        elif self._deaf is not None:
+            hint = "restart xidwatch, load the driver anew, or wait, to have NVML's events heard again"
+        elif reason is not None:
             hint = "faults are heard through the kernel log; xidwatch doctor says what the driver answers"
-        hears = self._deaf is None
-        return ProbeHealth(PROBE, hears, live=False, reason=self._deaf, hint=hint, counters=counters)
-
-    @property
-    def not_heard(self) -> Mapping[str, str]:
-        """GPUs that it does not hear of while it hears of others, by PCI address or `#N`, each with the
-        reason. They are tried again when it next begins anew."""
-        return self._not_heard
+        return ProbeHealth(
+            PROBE,
+            hears=self._deaf is None,
+            live=False,
+            reason=reason,
+            hint=hint,
+            counters=counters,
+            on_request=self._released is not None,
+        )
 
     def release_now(self, for_s: float = RELEASED_S) -> int:
         """Let go of the driver without waiting until that is done. Returns until when it stays so: wall
@@ -162,10 +171,14 @@ class NvmlEvents:
         return await self._workers.wait_for_the_end(self._tempo.closing_s), until_us
 
     def take_up(self) -> None:
-        """The driver was loaded anew, or a reset is over: listen again if it was released, and try at once
-        what had failed."""
+        """The driver was loaded anew, or a reset is over: begin anew, also if it was released, with every
+        GPU that is there."""
         self._released = None
-        self._left_out.clear()
+        self._roll.forgive()
+        self._anew = "it begins anew with the driver"
+        if self._task is not None:
+            self._pause_hearing(self._anew)
+        self._workers.end_all()
         self._wake.set()
 
     # -- the course of listening ----------------------------------------------------------------
@@ -175,6 +188,7 @@ class NvmlEvents:
         while True:
             await self._while_released()
             self._wake.clear()
+            self._anew = None
             began = time.monotonic()
             try:
                 reason = await self._listen_once()
@@ -182,6 +196,9 @@ class NvmlEvents:
                 self._failures += 1
                 _log.exception("listening to NVML failed")
                 reason = "it failed; the daemon's own log says how"
+            if self._anew is not None and self._released is None:
+                self._pause_hearing(self._anew)
+                continue
             if self._released is None:
                 self._go_deaf(reason)
             if time.monotonic() - began >= self._tempo.well_s:
@@ -196,6 +213,7 @@ class NvmlEvents:
             rest_s = self._released[0] - time.monotonic()
             if rest_s <= 0:
                 self._released = None
+                self._deaf = "it takes the driver up again"
             else:
                 self._wake.clear()
                 await self._woken_within(rest_s)
@@ -212,29 +230,35 @@ class NvmlEvents:
         """Start a worker and listen until that comes to an end. Returns why it did."""
         if self._workers.stuck >= MOST_STUCK:
             return f"{self._workers.stuck} earlier workers are stuck in the driver: no more are started"
-        asked, left_out = self._gpus(), self._still_left_out()
-        if asked is not None:
-            left_out = {gpu: why for gpu, why in left_out.items() if gpu in asked}
-            asked = [gpu for gpu in asked if gpu not in left_out]
-            if not asked:
-                return "no GPU may be asked: " + ("; ".join(left_out.values()) or "each is lost or sick")
+        call = self._roll.call(await self._look(), time.monotonic())
+        if call.gpus is not None and not call.gpus:
+            return self._roll.nobody()
         try:
             worker = await self._workers.start(within_s=self._tempo.start_s)
         except StartError as error:
             return str(error)
         try:
-            if self._released is not None:  # in the meantime
+            if self._released is not None or self._anew is not None:  # in the meantime
                 return ""
-            arguments = {"gpus": asked, "wait_ms": int(self._tempo.wait_s * 1000)}
-            return await self._listen(worker, worker.listen(OPERATION, arguments), left_out)
+            return await self._listen(worker, worker.listen(OPERATION, self._arguments(call)))
         finally:
             worker.end()
 
+    def _arguments(self, call: Call) -> dict[str, object]:
+        gpus = list(call.gpus) if call.gpus is not None else None
+        return {"gpus": gpus, "skip": list(call.skip), "wait_ms": int(self._tempo.wait_s * 1000)}
+
+    async def _gpus_changed(self) -> bool:
+        """True when the GPUs that are there are not those it began with; looks at most once a wait."""
+        is_due = time.monotonic() - self._looked >= self._tempo.wait_s
+        return is_due and self._roll.is_outdated(await self._look())
+
+    async def _look(self) -> Present:
+        self._looked = time.monotonic()
+        return await self._present()
+
     async def _listen(
-        self,
-        worker: WorkerProcess,
-        answers: asyncio.Queue[Done | Failed | WorkerEnded],
-        left_out: Mapping[str, str],
+        self, worker: WorkerProcess, answers: asyncio.Queue[Done | Failed | WorkerEnded]
     ) -> str:
         """Hand on what comes. Returns why nothing more does."""
         patience_s = self._tempo.register_s
@@ -246,7 +270,7 @@ class NvmlEvents:
                 return self._hung(worker)
             match answer:
                 case Done(data={"listens_to": list(gpus), "refused": dict(refused)}):
-                    self._hear_again([str(gpu) for gpu in gpus], {**refused, **left_out})
+                    self._hear_again([str(gpu) for gpu in gpus], refused)
                     patience_s = self._tempo.wait_s + self._tempo.late_s
                 case Done(data={"quiet": True}):
                     self._quiet_waits += 1
@@ -256,6 +280,9 @@ class NvmlEvents:
                     return reason
                 case WorkerEnded():
                     return self._crashed(worker, answer)
+            if answers.empty() and await self._gpus_changed():
+                self._anew = "it begins anew with the GPUs that are there now"
+                return self._anew
 
     def _hung(self, worker: WorkerProcess) -> str:
         call = _oldest(worker)
@@ -265,19 +292,14 @@ class NvmlEvents:
 
     def _crashed(self, worker: WorkerProcess, ended: WorkerEnded) -> str:
         call = _oldest(worker)
-        if call is None or self._released is not None:
+        if call is None or self._released is not None or self._anew is not None:
             return f"its worker ended: {ended}"
         return self._leave_out(call, f"its worker ended in {call.function}: {ended}")
 
     def _leave_out(self, call: OpenCall, reason: str) -> str:
         if call.gpu not in _NO_GPU:
-            self._left_out[call.gpu] = (time.monotonic() + self._tempo.left_out_s, reason)
+            self._roll.leave_out(call.gpu, reason, until=time.monotonic() + self._tempo.left_out_s)
         return reason
-
-    def _still_left_out(self) -> dict[str, str]:
-        now = time.monotonic()
-        self._left_out = {gpu: entry for gpu, entry in self._left_out.items() if now < entry[0]}
-        return {gpu: why for gpu, (_, why) in self._left_out.items()}
 
     def _hand_on(self, data: Mapping[str, object]) -> None:
         event = _event(data, self._boot_id)
@@ -294,20 +316,22 @@ class NvmlEvents:
 
     # -- what is known of it --------------------------------------------------------------------
 
-    def _hear_again(self, gpus: Sequence[str], not_heard: Mapping[str, str]) -> None:
-        self._listens_to = tuple(gpus)
-        self._not_heard = dict(not_heard)
+    def _hear_again(self, gpus: Sequence[str], refused: Mapping[str, str]) -> None:
+        self._roll.answered(gpus, refused)
         self._deaf = None
-        for gpu, why in self._not_heard.items():
+        for gpu, why in self._roll.not_heard.items():
             _log.warning("no NVML events of GPU %s: %s", gpu, why)
         if self._told_deaf:
             self._told_deaf = False
             self._on_change(self.health())
 
-    def _go_deaf(self, reason: str) -> None:
+    def _pause_hearing(self, reason: str) -> None:
         self._interruptions += self._deaf is None
         self._deaf = reason
-        self._listens_to, self._not_heard = (), {}
+        self._roll.ended()
+
+    def _go_deaf(self, reason: str) -> None:
+        self._pause_hearing(reason)
         if not self._told_deaf:
             self._told_deaf = True
             self._on_change(self.health())

@@ -7,6 +7,7 @@ Its files are read in a thread, since the driver prints them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -62,6 +63,7 @@ class NvmlSource:
         self._in_proc: Mapping[str, ProcGpu] = {}
         self._asked = False
         self._trouble: Unanswered | None = None
+        self._released_us: int | None = None
 
     def state(self) -> SourceState:
         """How things stood at the last question; hung GPUs as of now."""
@@ -72,7 +74,21 @@ class NvmlSource:
         else:
             name = SourceName.OK if self._asked else SourceName.UNASKED
             reason, hint = None, None
-        return SourceState(name, reason, hint, hung=status.hung, abandoned=status.abandoned)
+        # NVML numbers the GPUs when it is initialised, which each worker does once.
+        numbering = status.starts if status.pid is not None else status.starts + 1
+        return SourceState(
+            name, reason, hint, hung=status.hung, abandoned=status.abandoned, numbering=numbering
+        )
+
+    @property
+    def released_us(self) -> int | None:
+        """Since when the driver is let go of on purpose, wall clock in µs since the Unix epoch; None after
+        the next question or `take_up`."""
+        return self._released_us
+
+    def take_up(self) -> None:
+        """The driver may be used again without being asked to: it was loaded anew."""
+        self._released_us = None
 
     async def listed(self) -> Sequence[str] | None:
         """The GPUs in /proc/driver/nvidia; None where that shows none."""
@@ -109,6 +125,7 @@ class NvmlSource:
 
     async def let_go(self) -> Released:
         """The same; returns when it is done, after the questions that are being answered."""
+        self._released_us = time.time_ns() // 1000
         return await self._worker.let_go(within_s=self._deadline_s + _ENDING_S)
 
     async def close(self) -> None:
@@ -120,6 +137,7 @@ class NvmlSource:
             self._thread.close()
 
     async def _sweep(self, operation: str, gpus: Sequence[str] | None) -> Sweep:
+        self.take_up()
         await self._read_proc()
         wanted = gpus if gpus is not None else (list(self._in_proc) or None)
         answers = await self._worker.ask(operation, wanted, deadline_s=self._deadline_s)

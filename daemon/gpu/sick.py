@@ -2,7 +2,8 @@
 
 After Xid 79, 110 or 119, or a loss without an Xid, the driver still has the GPU, but it may answer
 nothing, and whoever calls hangs. Such a GPU is sick until the driver was loaded anew, or says that
-no recovery is needed any more. Only the kernel's own word counts, never a drill.
+no recovery is needed any more, and no longer than the boot. Only the kernel's own word counts, never a
+drill.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from probes.line import Origin
 HANGING_XIDS: Final = frozenset({79, 110, 119})
 """Off the bus, a security fault, a firmware that does not answer: NVML calls were seen to hang after each
 (NVIDIA DCGM issue 162, leptonai/gpud issue 117)."""
+MOST_STRANGERS: Final = 64
+"""Sick GPUs after which one that nobody has seen is not remembered: a line can name any address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,9 @@ class Sickness:
 class SickGpus:
     """The sick GPUs by PCI address. Owned by whoever feeds it; not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, boot_id: str | None = None) -> None:
+        """`boot_id`: events of other boots say nothing; None: which one they are of is not looked at."""
+        self._boot_id = boot_id
         self._gpus: dict[str, Sickness] = {}
         self._driver_loaded_us = 0
         self.changed = False
@@ -44,9 +49,9 @@ class SickGpus:
         """Why this GPU is left alone; None when it is not."""
         return self._gpus.get(pci)
 
-    def heard(self, event: Event) -> None:
-        """Take an event of the stream, in order."""
-        if event.drill or event.origin != Origin.KERNEL:
+    def heard(self, event: Event, *, is_known: bool = True) -> None:
+        """Take an event of the stream, in order. `is_known`: its GPU was seen, and not just named in it."""
+        if event.drill or event.origin != Origin.KERNEL or self._boot_id not in (None, event.boot_id):
             return
         if event.kind is Kind.DRIVER_LOADED:
             self._driver_loaded_us = max(self._driver_loaded_us, event.time_us)
@@ -54,6 +59,8 @@ class SickGpus:
         elif event.gpu is None or event.last_time_us <= self._driver_loaded_us:
             return  # about no GPU, or over since: the log of the boot before may be read later
         elif event.kind is Kind.GPU_LOST or (event.kind is Kind.XID and event.code in HANGING_XIDS):
+            if not is_known and event.gpu.pci not in self._gpus and len(self._gpus) >= MOST_STRANGERS:
+                return
             what = f"Xid {event.code}" if event.code is not None else event.summary
             self._gpus[event.gpu.pci] = Sickness(what, event.id, event.last_time_us)
             self.changed = True

@@ -53,6 +53,8 @@ class SourceState:
     """GPUs that are left alone, because a call on them hung or crashed; the longest first."""
     abandoned: int = 0
     """Worker processes given up so far because a call in them did not return."""
+    numbering: int = 0
+    """Grows each time that the GPUs are numbered anew: indices read under one value belong together."""
 
 
 @dataclass(frozen=True, slots=True)

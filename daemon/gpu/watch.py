@@ -1,41 +1,42 @@
 """What is known of the GPUs of this node, put together: what they answer, which are expected, how they are.
 
 `GpuWatch` asks the source, compares with the GPUs that are expected, judges, and remembers. Its
-answers name every GPU of the node: one that is lost, sick or hung is in them with the reason. It
-never asks a sick GPU that was not named (see `sick`). Belongs to the event loop.
+answers name every GPU of the node: one that is lost, sick or hung is in them with the reason, and no
+two have the same index (see `numbering`). It never asks a sick GPU that was not named (see `sick`).
+Belongs to the event loop.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from daemon.event import Event, rfc3339
-from daemon.gpu.expected import Answers, ExpectedGpus, Sighting, sightings
+from daemon.event import Event, Kind, rfc3339
+from daemon.gpu.comparison import Comparison
+from daemon.gpu.expected import Answers, Change, ExpectedGpus, Sighting, sightings
 from daemon.gpu.expected_gpu import ExpectedGpu
-from daemon.gpu.readings import Health, Identity, Reading
+from daemon.gpu.numbering import Count, Numbering, has_address, index_alone, placed, places
+from daemon.gpu.readings import Identity, Reading
 from daemon.gpu.selection import Choice, MigChoice, Selected, select
 from daemon.gpu.sick import SickGpus
 from daemon.gpu.source import GpuSource, SourceName, SourceState, Sweep
-from daemon.gpu.verdict import Earlier, Verdict, judge, judge_node
+from daemon.gpu.verdict import Verdict, judge, judge_node
 from daemon.incidents.member import FAULT_KINDS
 from probes.errors import UserError
 
 NOT_ASKED: Final = "not_asked"
 """`Reading.trouble` of a sick GPU that was left alone."""
-EARLIER_S: Final = 60.0
-"""How old a health reading has to be before a newer one takes its place as the one to compare with."""
 RECENT_EVENTS: Final = 256
 """Events remembered for the last words of a GPU that is found lost."""
 
 _LOOKED: Final = frozenset({SourceName.OK, SourceName.NO_GPU})
 """States of a source that looked: a GPU that it does not list is not there."""
 
-_INDEX_ONLY: Final = "#"
-"""What a reading has before the index of a GPU whose address could not be found out (`Sweep.gpus`)."""
+_TRIES: Final = 2
+"""How often the indices are read for one answer, when NVML is initialised anew meanwhile."""
 
 Ask = Callable[[Sequence[str] | None], Awaitable[Sweep]]
 RecentEvents = Callable[[], Awaitable[Sequence[Event]]]
@@ -47,12 +48,13 @@ class GpuLook:
     """One GPU in an answer."""
 
     pci: str
+    """Its PCI address, or `at NVML index 3` where that could not be found out."""
     reading: Reading
     """What it answered, or why it did not."""
     expected: ExpectedGpu | None
     """What is remembered of it; None when it was never seen."""
     identity: Identity | None = None
-    """As NVML last named it; None when it never did."""
+    """As NVML last named it, with the index it has now; None when it never did."""
     verdict: Verdict | None = None
     """None unless health was asked for."""
 
@@ -82,18 +84,22 @@ class GpuWatch:
         wall_us: Callable[[], int],
         learnt: Callable[[Sequence[Identity]], None] = lambda identities: None,
         save: Callable[[str], None] = lambda text: None,
+        boot_id: str | None = None,
     ) -> None:
-        """`learnt` is told who the GPUs are, `save` what `load` needs after a restart."""
+        """`learnt` is told who the GPUs are, `save` what `load` needs after a restart. `boot_id`: this boot,
+        None when that is not known."""
         self.source = source
-        self.expected = ExpectedGpus()
-        self.sick = SickGpus()
+        self.expected = ExpectedGpus(boot_id)
+        self.sick = SickGpus(boot_id)
+        self._boot_id = boot_id
+        self._numbering = Numbering()
+        self._places: Mapping[str, str] = {}
         self._recent_events = recent_events
         self._wall_us = wall_us
         self._learnt = learnt
         self._save = save
         self._identities: dict[str, Identity] = {}
-        self._earlier: dict[str, tuple[Health, int]] = {}
-        self._links: dict[str | None, int] = {}
+        self._comparison = Comparison()
         self._heard: deque[Event] = deque(maxlen=RECENT_EVENTS)
 
     # -- what the log says -----------------------------------------------------------------------
@@ -101,8 +107,11 @@ class GpuWatch:
     def heard(self, events: Iterable[Event]) -> None:
         """Take what was published, in order."""
         for event in events:
-            self.sick.heard(event)
-            self.expected.heard(event, self._heard)
+            is_known = event.gpu is not None and self.has_seen(event.gpu.pci)
+            self.sick.heard(event, is_known=is_known)
+            self._note_changes(self.expected.heard(event, self._heard))
+            if event.kind is Kind.DRIVER_LOADED and not event.drill:
+                self._numbering.set_changed()
             if event.kind in FAULT_KINDS:
                 self._heard.append(event)
         self._keep()
@@ -148,11 +157,25 @@ class GpuWatch:
         sweep = await self._sweep(self.source.inventory, [pci])
         return next((reading.identity for reading in sweep.gpus if reading.answered), None)
 
+    @property
+    def set_changes(self) -> int:
+        """How often a GPU was lost, came back or was new: what was known of indices before counts no more."""
+        return self._numbering.changes
+
+    def has_seen(self, pci: str) -> bool:
+        """True when the GPU at this address has ever answered: a line can name any address."""
+        known = self.expected.get(pci)
+        return known is not None and known.seen_us is not None
+
+    def state(self) -> SourceState:
+        """The source's state, with the places of the GPUs that hang as far as they are known."""
+        return self._with_places(self.source.state())
+
     async def selected(self, wanted: Sequence[str]) -> tuple[Selected, ...]:
         """The GPUs that `wanted` names; all that are known when it names none. Raises UserError."""
         choices = self._choices()
         try:
-            if choices:
+            if choices and not (_names_an_index(wanted) and self._indices_are_old()):
                 return select(wanted, choices)
         except UserError:
             pass  # it may be one that was not seen yet
@@ -164,16 +187,19 @@ class GpuWatch:
     def load(self, text: str) -> None:
         """Take up what `save` was given by an earlier process; before anything is heard or asked. Raises
         ValueError, and nothing is taken up then."""
-        expected, sick = ExpectedGpus(), SickGpus()
+        expected, sick = ExpectedGpus(self._boot_id), SickGpus(self._boot_id)
         try:
             saved = json.loads(text)
             expected.load(saved["expected"])
             sick.load(saved["sick"])
+            saved_in = saved.get("boot_id")
             for gpu in expected.all():
                 gpu.to_json()  # what cannot be shown is no GPU
         except (TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"not what was saved: {error!r}") from error
-        self.expected, self.sick = expected, sick
+        is_another_boot = None not in (saved_in, self._boot_id) and saved_in != self._boot_id
+        self.expected = expected
+        self.sick = SickGpus(self._boot_id) if is_another_boot else sick
 
     async def close(self) -> None:
         """End what the source runs."""
@@ -189,8 +215,21 @@ class GpuWatch:
             sweep = await self._sweep(ask, list(dict.fromkeys(gpus)))
         else:
             sweep = await self._sweep_all(ask)
-        looks = (self._gpu(reading) for reading in sweep.gpus)
-        return NodeLook(sweep.state, tuple(looks), asked_us)
+        await self._number(reading.pci for reading in sweep.gpus if reading.answered)
+        indices = self._indices()
+        looks = (self._gpu(reading, indices.get(reading.pci)) for reading in sweep.gpus)
+        return NodeLook(self._with_places(sweep.state), tuple(looks), asked_us)
+
+    async def _number(self, gpus: Iterable[str]) -> None:
+        """Read who these GPUs are, where their index was not read since the GPUs were numbered."""
+        gpus = tuple(gpus)
+        for _ in range(_TRIES):
+            count = self._count()
+            old = [pci for pci in gpus if not self._numbering.is_current(pci, count)]
+            if not old:
+                return
+            sweep = await self._sweep(self.source.inventory, old)
+            gpus = tuple(reading.pci for reading in sweep.gpus if reading.answered)
 
     async def _sweep_all(self, ask: Ask) -> Sweep:
         """Every GPU that is there or expected; those that are sick are not touched."""
@@ -203,38 +242,68 @@ class GpuWatch:
         sweep = await self._sweep(ask, sorted(known - sick))
         if listed is not None:
             there = (Sighting(pci, Answers.LISTED) for pci in listed)
-            self.expected.observe(there, asked_us=asked_us, complete=True, recent=self._heard)
+            changes = self.expected.observe(there, asked_us=asked_us, complete=True, recent=self._heard)
+            self._note_changes(changes)
             self._keep()
         return self._with_the_lost(sweep)
 
     async def _sweep(self, ask: Ask, gpus: Sequence[str] | None) -> Sweep:
         """Ask, and learn from the answers."""
-        asked_us = self._wall_us()
+        asked_us, count = self._wall_us(), self._count()
         sweep = await ask(gpus)
-        sweep = replace(sweep, gpus=self._placed(sweep.gpus))
-        found = [reading for reading in sweep.gpus if not reading.pci.startswith(_INDEX_ONLY)]
+        is_one_count = self._count(sweep.state) == count
+        sweep = self._placed(sweep)
+        found = [reading for reading in sweep.gpus if has_address(reading.pci)]
         if sweep.state.name in _LOOKED:
             complete = gpus is None and len(found) == len(sweep.gpus)
-            self.expected.observe(sightings(found), asked_us=asked_us, complete=complete, recent=self._heard)
+            seen = sightings(found)
+            changes = self.expected.observe(seen, asked_us=asked_us, complete=complete, recent=self._heard)
+            self._note_changes(changes)
         for reading in sweep.gpus:
             if reading.answered:
                 self.sick.answered(reading.pci, asked_us)
         known = {reading.pci: reading.identity for reading in sweep.gpus if reading.identity is not None}
-        self._identities |= known
+        answered = {reading.pci for reading in sweep.gpus if reading.answered}
+        self._identities |= {
+            pci: identity
+            for pci, identity in known.items()
+            if pci in answered or not _is_same(self._identities.get(pci), identity)
+        }
+        if is_one_count:
+            read = {pci: identity.index for pci, identity in known.items() if pci in answered}
+            self._numbering.read(read, self._count(sweep.state))
         self._learnt([*known.values()])
         self._keep()
         return sweep
 
-    def _placed(self, readings: Sequence[Reading]) -> tuple[Reading, ...]:
-        """The readings, each GPU whose address could not be found out at that of the one which is expected
-        under its index, when nothing else was read from there."""
-        found = {reading.pci for reading in readings}
-        free = {
-            f"{_INDEX_ONLY}{gpu.index}": gpu.pci
-            for gpu in self.expected.all()
-            if gpu.pci not in found and not gpu.is_lost and gpu.index is not None
-        }
-        return tuple(replace(reading, pci=free.get(reading.pci, reading.pci)) for reading in readings)
+    def _placed(self, sweep: Sweep) -> Sweep:
+        """The sweep with a place for each GPU of which only the index is known."""
+        if not any(index_alone(reading.pci) is not None for reading in sweep.gpus):
+            return sweep
+        self._places = places(sweep.gpus, self.expected.all())
+        readings = (
+            replace(reading, pci=self._places.get(reading.pci, reading.pci)) for reading in sweep.gpus
+        )
+        return replace(sweep, gpus=tuple(readings))
+
+    def _with_places(self, state: SourceState) -> SourceState:
+        return replace(state, hung=tuple(placed(call, self._places) for call in state.hung))
+
+    def _count(self, state: SourceState | None = None) -> Count:
+        return self._numbering.count((state or self.source.state()).numbering)
+
+    def _indices(self) -> Mapping[str, int]:
+        return self._numbering.indices(self.expected.all(), self._count())
+
+    def _indices_are_old(self) -> bool:
+        """True when an index may name another GPU by now: it was not read since they were numbered."""
+        count = self._count()
+        asked = (gpu.pci for gpu in self.expected.all() if not gpu.is_lost and self.sick.get(gpu.pci) is None)
+        return not all(self._numbering.is_current(pci, count) for pci in asked)
+
+    def _note_changes(self, changes: Iterable[Change]) -> None:
+        if any(change.of_the_set for change in changes):
+            self._numbering.set_changed()
 
     def _with_the_lost(self, sweep: Sweep) -> Sweep:
         """The sweep with every GPU in it that is expected and was not asked or did not answer."""
@@ -255,12 +324,19 @@ class GpuWatch:
         reason = gpu.why or "the driver no longer lists it"
         return Reading(gpu.pci, answered=False, trouble=gpu.presence.value, reason=reason)
 
-    def _gpu(self, reading: Reading) -> GpuLook:
-        pci = reading.pci
-        return GpuLook(pci, reading, self.expected.get(pci), self._identities.get(pci))
+    def _gpu(self, reading: Reading, index: int | None) -> GpuLook:
+        """`index` is the one that it has now. Of a lost GPU, what is expected keeps the one it had."""
+        expected, identity = self.expected.get(reading.pci), self._identities.get(reading.pci)
+        if reading.identity is not None:
+            reading = replace(reading, identity=replace(reading.identity, index=index))
+        if identity is not None:
+            identity = replace(identity, index=index)
+        if expected is not None and not expected.is_lost:
+            expected = replace(expected, index=index)
+        return GpuLook(reading.pci, reading, expected, identity)
 
     def _judge(self, gpu: GpuLook, look: NodeLook, events: Sequence[Event]) -> Verdict:
-        earlier = self._compare(gpu.pci, gpu.reading.health, look.time_us)
+        earlier = self._comparison.earlier(gpu.pci, gpu.reading.health, look.time_us)
         name = gpu.expected.name if gpu.expected is not None else None
         return judge(
             gpu.pci,
@@ -270,31 +346,20 @@ class GpuWatch:
             expected=gpu.expected,
             hung=next((hung for hung in look.state.hung if hung.gpu == gpu.pci), None),
             earlier=earlier,
-            links_expected=self._links.get(name),
+            links_expected=self._comparison.links_expected(name),
         )
-
-    def _compare(self, pci: str, health: Health | None, now_us: int) -> Earlier | None:
-        """The earlier reading to compare this one with."""
-        if health is None:
-            self._earlier.pop(pci, None)
-            return None
-        before = self._earlier.get(pci)
-        seconds_ago = (now_us - before[1]) / 1e6 if before is not None else 0.0
-        if before is None or seconds_ago >= EARLIER_S:
-            self._earlier[pci] = (health, now_us)
-        return Earlier(before[0], seconds_ago) if before is not None and seconds_ago > 0 else None
 
     def _note_links(self, gpus: Iterable[GpuLook]) -> None:
         for gpu in gpus:
             health = gpu.reading.health
             if health is not None and health.nvlink.links_up is not None and gpu.expected is not None:
-                name = gpu.expected.name
-                self._links[name] = max(self._links.get(name, 0), health.nvlink.links_up)
+                self._comparison.note_links(gpu.expected.name, health.nvlink.links_up)
 
     def _choices(self) -> list[Choice]:
-        return [self._choice(gpu) for gpu in self.expected.all()]
+        indices = self._indices()
+        return [self._choice(gpu, indices.get(gpu.pci)) for gpu in self.expected.all()]
 
-    def _choice(self, gpu: ExpectedGpu) -> Choice:
+    def _choice(self, gpu: ExpectedGpu, index: int | None) -> Choice:
         identity = self._identities.get(gpu.pci)
         layout = identity.mig if identity is not None else None
         instances = [
@@ -302,8 +367,18 @@ class GpuWatch:
             for part in (layout.gpu_instances if layout is not None else None) or ()
             for compute in part.compute_instances or ()
         ]
-        return Choice(gpu.pci, None if gpu.is_lost else gpu.index, gpu.uuid, tuple(instances))
+        return Choice(gpu.pci, index, gpu.uuid, tuple(instances))
 
     def _keep(self) -> None:
         if self.expected.changed or self.sick.changed:
-            self._save(json.dumps({"expected": self.expected.dump(), "sick": self.sick.dump()}))
+            known = {"expected": self.expected.dump(), "sick": self.sick.dump(), "boot_id": self._boot_id}
+            self._save(json.dumps(known))
+
+
+def _names_an_index(wanted: Iterable[str]) -> bool:
+    return any(name.strip().isdigit() for text in wanted for name in text.split(","))
+
+
+def _is_same(known: Identity | None, seen: Identity) -> bool:
+    """True when what was known is of the same board: a look that got no answer has nothing to add to it."""
+    return known is not None and seen.uuid in (None, known.uuid)

@@ -52,6 +52,11 @@ class AuditEntry:
     detail: Mapping[str, object] = field(default_factory=dict)
     """JSON: the plan, and what came of it."""
 
+    @property
+    def summary(self) -> str:
+        """How it ended, who asked, and what was done, as an event says it: without its full stop."""
+        return f"{self.outcome.upper()}, asked by {self.asked_by or 'unknown'}: {self.sentence.rstrip('.')}"
+
 
 Audit = Callable[[AuditEntry], None]
 """Takes a record, in the event loop: it must not block. When it raises for `BEGUN`, nothing is done."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from daemon.gpu.process import PROC
 from daemon.gpu.readings import GpuProcess
-from daemon.gpu.watch import GpuLook, GpuWatch, NodeLook
+from daemon.gpu.watch import GpuLook, GpuWatch
 from daemon.operator.device_files import open_minors
 from probes.errors import UserError
 
@@ -76,7 +76,6 @@ async def holdings(
     Raises UserError when it is on none, saying which GPUs could not be looked at.
     """
     look = await watch.processes(wanted)
-    refuse_invented(look)
     found = [gpu for gpu in look.gpus if pid in running_on(gpu)]
     if found:
         return tuple(_holdings(await _named(watch, found), pid))
@@ -97,11 +96,12 @@ async def holdings(
     raise UserError(f"process {pid} does not use {where} now", hint="get_gpu_processes lists those that do")
 
 
-def refuse_invented(look: NodeLook) -> None:
+def refuse_mock(watch: GpuWatch) -> None:
     """Raises UserError for invented GPUs: nothing real may be done in their name."""
-    if look.state.mock:
+    if watch.source.state().mock:
         raise UserError(
-            "the GPUs are invented (--gpu mock): there is nothing to act on", hint="start without --gpu mock"
+            "the GPUs are mock (--gpu mock): nothing on this node can be killed or reset in their name",
+            hint="start xidwatch without --gpu mock to act on real GPUs",
         )
 
 

@@ -21,7 +21,7 @@ from daemon.event import rfc3339
 from daemon.gpu.process import PROC, ProcessFacts, ProcessReader, checked_pid
 from daemon.gpu.watch import GpuWatch
 from daemon.operator.audit import OperatorAction, Outcome
-from daemon.operator.holding import Holding, holdings
+from daemon.operator.holding import Holding, holdings, refuse_mock
 from daemon.operator.plan import Ending, Plan, quoted
 from daemon.operator.protected import is_display_server, why_protected
 from probes.errors import UserError
@@ -30,6 +30,9 @@ TERM_WAIT_S: Final = 10.0
 """How long after SIGTERM the end is waited for when no SIGKILL follows: what `docker stop` gives."""
 KILL_WAIT_S: Final = 5.0
 """How long after SIGKILL: the driver has to take back what the process held on the GPU."""
+
+SHORTEST_SAID_S: Final = 0.1
+"""What is quicker is said to have taken this long at most: "within 0 s" reads like a mistake."""
 
 _LOOK_UP_S = 2.0
 """A person waits for the answer, and a busy machine is not to be taken for a process that ended."""
@@ -80,6 +83,7 @@ class KillOperation:
 
     async def plan(self, request: KillRequest) -> Plan[KillTarget]:
         """Who would be ended, and how. Raises UserError when it is refused."""
+        refuse_mock(self._watch)
         pid = checked_pid(request.pid)
         before = _found(self._reader.facts(pid))
         self._refuse_protected(pid)
@@ -157,7 +161,8 @@ class KillOperation:
         took_s = round(clock() - began, 3)
         detail: dict[str, object] = {"process_ended": ended, "signals_sent": sent, "took_s": took_s}
         if ended:
-            how = f"after {' and '.join(sent)}, within {took_s:g} s" if sent else "by itself"
+            within_s = max(took_s, SHORTEST_SAID_S)
+            how = f"after {' and '.join(sent)}, within {within_s:g} s" if sent else "by itself"
             return Ending(Outcome.DONE, f"Process {pid} has ended {how}.", detail)
         text = f"Process {pid} HAS NOT ENDED {took_s:g} s after {' and '.join(sent)}: {_why_not_ended(sent)}."
         return Ending(Outcome.FAILED, text, detail)
@@ -179,7 +184,8 @@ class KillOperation:
             how = f"send SIGTERM and wait up to {self._term_wait_s:g} s for its end; SIGKILL is not sent"
         else:
             how = f"send SIGTERM, and SIGKILL if it has not ended {after_s:g} s later"
-        return f"End {_who(facts)}, which uses {', '.join(map(str, held))}: {how}."
+        # First what a line of a terminal has room for: who, where, how.
+        return f"End {_who(facts)} on {', '.join(map(str, held))}: {how}. {_what_it_is(facts)}."
 
 
 class _Pidfd:
@@ -217,9 +223,14 @@ def _found(facts: ProcessFacts) -> ProcessFacts:
 
 
 def _who(facts: ProcessFacts) -> str:
+    name = f" {quoted(facts.name)}" if facts.name else ""
+    user = facts.user or (f"uid {facts.uid}" if facts.uid is not None else None)
+    return f"process {facts.pid}{name} of {f'user {user}' if user else 'an unknown user'}"
+
+
+def _what_it_is(facts: ProcessFacts) -> str:
     line = facts.command_line
-    command = quoted(line) if line else f"not known: {facts.unread.get('command_line', 'it has none')}"
-    user = facts.user or (f"uid {facts.uid}" if facts.uid is not None else "unknown")
+    command = quoted(line) if line else f"not known ({facts.unread.get('command_line', 'it has none')})"
     match facts.in_container:
         case True:
             container = f"in container {(facts.container_id or 'of unknown id')[:12]}"
@@ -227,9 +238,8 @@ def _who(facts: ProcessFacts) -> str:
             container = "in no container"
         case None:
             container = "in a container or not, which is not known"
-    started = f", started {rfc3339(facts.started_us)}" if facts.started_us is not None else ""
-    name = f" {quoted(facts.name)}" if facts.name else ""
-    return f"process {facts.pid}{name} (command line {command}; user {user}; {container}{started})"
+    started = f", since {rfc3339(facts.started_us)}" if facts.started_us is not None else ""
+    return f"Its command line is {command}; it runs {container}{started}"
 
 
 def _affected(facts: ProcessFacts, held: tuple[Holding, ...]) -> Iterator[str]:

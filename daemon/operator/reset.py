@@ -18,7 +18,7 @@ from daemon.gpu.selection import Choice
 from daemon.gpu.watch import GpuLook, GpuWatch
 from daemon.operator.audit import OperatorAction, Outcome
 from daemon.operator.driver_tool import NAME, DriverTool
-from daemon.operator.holding import gpu_name, refuse_invented, running_on, unlisted
+from daemon.operator.holding import gpu_name, refuse_mock, running_on, unlisted
 from daemon.operator.plan import Ending, Plan, quoted
 from probes.errors import UserError
 
@@ -82,11 +82,11 @@ class ResetOperation:
 
     async def plan(self, request: ResetRequest) -> Plan[ResetTarget]:
         """What would be reset. Raises UserError when it is refused."""
+        refuse_mock(self._watch)
         gpu = await self._one(request.gpu)
         tool = self._tool.path()
         self._tool.check_idle()
         look = await self._watch.inventory([gpu.pci])
-        refuse_invented(look)
         group = await self._group(gpu, look.gpus)
         affected = [*_affected(group, look.gpus), *await self._refuse_used(group, request)]
         target = ResetTarget((tool, "--gpu-reset", "-i", ",".join(_id(each) for each in group)), _pcis(group))

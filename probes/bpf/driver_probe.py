@@ -151,7 +151,8 @@ class DriverProbe:
             live=True,
             reason=down.reason if down else None,
             hint=down.hint if down else None,
-            state=down.state if down else None,
+            cause=down.state if down else None,
+            on_request=down is not None and down.state is State.RELEASED,
             counters={
                 "seen": counts.seen,
                 "records": self._records,

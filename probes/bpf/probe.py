@@ -107,7 +107,7 @@ class BpfProbe:
             live=True,
             reason=down.reason if down else None,
             hint=down.hint if down else None,
-            state=down.state if down else None,
+            cause=down.state if down else None,
             note=self._how,
             counters={
                 "seen": counts.seen,

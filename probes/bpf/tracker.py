@@ -131,7 +131,7 @@ class ProcessTracker:
             live=False,
             reason=down.reason if down else None,
             hint=down.hint if down else None,
-            state=down.state if down else None,
+            cause=down.state if down else None,
             counters={
                 "ended": counts.seen if counts else 0,
                 "told": self._told,

@@ -71,6 +71,10 @@ def test_gaps_and_outages_are_summed_up() -> None:
     assert found
 
 
+def test_a_second_witness_that_goes_is_no_time_that_could_not_be_heard() -> None:
+    assert not blind_spots([item(1, kind=Kind.PROBE, detail={"probe": "nvml", "hears": False})])
+
+
 def test_a_loss_that_cannot_be_counted_makes_the_total_unknown() -> None:
     gaps = [item(1, id="ev_1", kind=Kind.GAP, detail={"lost_records": n}) for n in (100, None)]
     assert blind_spots(gaps).lost_records is None

@@ -53,6 +53,7 @@ def test_every_setting_means_the_same_as_flag_variable_and_key(tmp_path: Path) -
         "ebpf-loader": "bcc",
         "ebpf-program": "/etc/xidwatch/mine.c",
         "gpu": "mock",
+        "mock-scenario": "/tmp/fleet.toml",
         "mode": "operator",
         "allow-drills": "true",
         "node-name": "gpu-17",
@@ -75,6 +76,18 @@ def test_every_setting_means_the_same_as_flag_variable_and_key(tmp_path: Path) -
     assert by_flag.probes == frozenset({ProbeName.KMSG, ProbeName.BPF})
     assert by_flag.ebpf is Ebpf.REQUIRED
     assert str(by_flag.listen) == "[::1]:0"
+
+
+def test_a_mock_scenario_without_mock_gpus_is_an_error_that_says_what_to_add(tmp_path: Path) -> None:
+    for gpu in ({}, {"gpu": "nvml"}):
+        with pytest.raises(UserError, match="a mock scenario is given") as caught:
+            load({"mock-scenario": "/tmp/fleet.toml", **gpu}, {})
+        assert "--gpu mock" in (caught.value.hint or "")
+    with pytest.raises(UserError, match="a mock scenario is given"):
+        load({}, {"XIDWATCH_MOCK_SCENARIO": "/tmp/fleet.toml"})
+    mixed = load({"gpu": "mock"}, {}, write(tmp_path / "c.toml", 'mock-scenario = "/tmp/fleet.toml"'))
+    assert mixed.mock_scenario == Path("/tmp/fleet.toml")
+    assert load({"gpu": "mock", "mock-scenario": "built-in"}, {}).mock_scenario is None
 
 
 def test_toml_may_hold_its_own_types(tmp_path: Path) -> None:

@@ -55,3 +55,13 @@ def test_a_map_survives_being_written_down() -> None:
     assert copy.is_real(PCI)
     assert not copy.is_real("0000:00:00.0")
     assert not copy.is_real(None)
+
+
+def test_an_index_that_passed_to_another_gpu_is_no_longer_the_first_ones() -> None:
+    devices = DeviceMap()
+    other = "0000:92:00.0"
+    devices.learn_from_nvml([Gpu(PCI, index=0), Gpu(other, index=1)])
+    assert devices.learn_from_nvml([Gpu(other, index=0)])
+    assert [gpu.index for gpu in devices.gpus()] == [None, 0]
+    assert devices.learn_from_nvml([Gpu(PCI, index=1), Gpu(other, index=0)])
+    assert [gpu.index for gpu in devices.gpus()] == [1, 0]

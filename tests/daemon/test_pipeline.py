@@ -199,6 +199,38 @@ def test_a_probe_that_goes_down_and_comes_back_is_two_events() -> None:
     assert (event.name, event.severity) == ("PROBE_UP", Severity.INFO)
 
 
+@pytest.mark.parametrize(
+    ("health", "name", "severity", "words"),
+    [
+        (
+            ProbeHealth("nvml", hears=False, live=False, reason="let go until then", on_request=True),
+            "SECOND_WITNESS_RELEASED",
+            Severity.INFO,
+            "NVML let go of the driver on request; kernel messages are heard as before",
+        ),
+        (
+            ProbeHealth("nvml", hears=False, live=False, reason="no driver"),
+            "SECOND_WITNESS_DOWN",
+            Severity.WARNING,
+            "NVML's events are not heard; kernel messages are heard as before",
+        ),
+        (
+            ProbeHealth("nvml", hears=True, live=False),
+            "SECOND_WITNESS_UP",
+            Severity.INFO,
+            "NVML's events are heard again beside the kernel messages",
+        ),
+    ],
+    ids=["let go", "down", "up"],
+)
+def test_a_second_witness_that_comes_or_goes_costs_no_kernel_message_and_says_so(
+    health: ProbeHealth, name: str, severity: Severity, words: str
+) -> None:
+    [event] = Pipeline(node="n").probe_changed(health, boot_id=BOOT, at_us=1, wall_us=EPOCH_US)
+    assert (event.kind, event.name, event.severity, event.summary) == (Kind.PROBE, name, severity, words)
+    assert event.detail["reason"] == health.reason
+
+
 class TestWitnesses:
     def test_the_same_record_from_a_second_probe_is_a_witness_not_a_repeat(self) -> None:
         heard = Heard()

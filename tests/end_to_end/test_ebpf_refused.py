@@ -108,7 +108,7 @@ def daemon(refusal: Refusal, kernel_log: FakeKernelLog) -> Iterator[Daemon]:
 
 
 def is_said(refusal: Refusal, said: dict[str, Any]) -> None:
-    assert said["state"] in refusal.states
+    assert said["cause"] in refusal.states
     assert refusal.reason in said["reason"]
     assert re.search(refusal.hint, said["hint"])
 
@@ -137,7 +137,7 @@ def test_the_doctor_uses_the_same_words(refusal: Refusal, tmp_path: Path) -> Non
     assert said["verdict"] == "fail"
     state = re.search(r"\((\w+)\)$", said["finding"])
     assert state is not None
-    is_said(refusal, {"state": state[1], "reason": said["finding"], "hint": said["hint"]})
+    is_said(refusal, {"cause": state[1], "reason": said["finding"], "hint": said["hint"]})
 
 
 def test_where_it_is_required_the_start_ends_with_the_reason(

@@ -117,6 +117,9 @@ def test_a_gpu_that_may_hang_is_not_touched_for_its_event(
 @pytest.mark.skipif(not sees_host_pids(), reason="this machine's pids are not those of the host")
 def test_a_process_that_lives_is_named(daemon: Daemon, kernel_log: FakeKernelLog) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()", "--secret"], stdin=subprocess.PIPE) as program:
+        arguments = Path(f"/proc/{program.pid}/cmdline")
+        # The kernel gives it its name some time after it has begun, and its arguments after that.
+        wait_for(lambda: b"--secret" in arguments.read_bytes(), "the program to run")
         kernel_log.write(xid(31, f"pid={program.pid}, name={comm(program.pid)}, MMU Fault: ENGINE GRAPHICS"))
         wait_for(lambda: newest(daemon, 31), "the event")
         wait_for(lambda: newest(daemon, 31)["process"]["command_line"], "the process to be looked up")
@@ -218,9 +221,16 @@ def witnessed(tmp_path: Path, kernel_log: FakeKernelLog, fleet: Scenario) -> Ite
     assert "Traceback" not in running.log.read_text()
 
 
-def hears_nvml(daemon: Daemon) -> bool:
+def nvml(daemon: Daemon) -> dict[str, Any]:
+    """What `status` says of NVML's event set."""
     status = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)
-    return any(probe["name"] == "nvml" and probe["hears"] for probe in status["probes"])
+    [probe] = [probe for probe in status["probes"] if probe["name"] == "nvml"]
+    assert isinstance(probe, dict)
+    return probe
+
+
+def hears_nvml(daemon: Daemon) -> bool:
+    return nvml(daemon)["hears"] is True
 
 
 def test_nvml_is_a_second_witness_and_lets_go_of_the_driver_when_told_to(
@@ -237,6 +247,120 @@ def test_nvml_is_a_second_witness_and_lets_go_of_the_driver_when_told_to(
     assert [event["code"] for event in witnessed.events("since=0&kind=xid")] == [31]
     let_go = xidwatch("release-driver", "--socket", str(witnessed.socket))
     assert let_go.code == 0, let_go.err
-    assert not hears_nvml(witnessed)
+    assert nvml(witnessed)["state"] == "released"
+    [said] = witnessed.events("since=0&kind=probe")
+    assert (said["name"], said["severity"]) == ("SECOND_WITNESS_RELEASED", "info")
+    assert said["summary"] == "NVML let go of the driver on request; kernel messages are heard as before"
+    assert "nothing is lost" in said["action_text"]
     kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
     wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard again")
+    assert [event["name"] for event in witnessed.events("since=0&kind=probe")][1:] == ["SECOND_WITNESS_UP"]
+
+
+def test_a_gpu_that_may_hang_is_not_listened_to_after_a_restart_and_is_named(
+    witnessed: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    ask(witnessed, "get_gpu_inventory")
+    kernel_log.write(
+        xid(119, "pid=446, name=train, Timeout after 45s of waiting for RPC response from GPU3 GSP!")
+    )
+    wait_for(lambda: newest(witnessed, 119), "the event")
+    assert witnessed.stop() == 0
+    fleet.log.unlink()
+    witnessed.start()
+    wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard")
+    why = "left alone since Xid 119: a call on it may hang"
+    assert nvml(witnessed)["reason"] == f"1 of 8 GPUs is not heard: {pci(GPU)} ({why})"
+    assert str(GPU) not in {gpu for _, _, gpu in fleet.calls()}
+
+
+def test_a_gpu_that_comes_with_a_driver_is_heard_and_one_that_cannot_be_is_named(
+    tmp_path: Path, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    fleet.present(range(7))
+    fleet.answers("nvmlDeviceGetSupportedEventTypes", 0, gpu=2)
+    running = Daemon(
+        tmp_path, kmsg=kernel_log.path, flags=["--probes", "kmsg,nvml"], environ=fleet.environment()
+    )
+    try:
+        running.start()
+        wait_for(lambda: hears_nvml(running), "NVML's events to be heard")
+        ask(running, "get_gpu_inventory")
+        fleet.present(range(8))
+        kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
+        wait_for(lambda: nvml(running)["counters"]["gpus"] == 7, "the eighth GPU to be heard")
+        assert nvml(running)["state"] == "degraded"
+        why = "nvmlDeviceGetSupportedEventTypes: this GPU has no Xid events"
+        said = f"1 of 8 GPUs is not heard: {pci(2)} ({why})"
+        assert nvml(running)["reason"] == said
+        assert f"nvml hears in part: {said}" in xidwatch("status", "--socket", str(running.socket)).out
+        fleet.event(1, 7, 31)
+        wait_for(lambda: newest(running, 31), "the event of the eighth GPU")
+        assert newest(running, 31)["gpu"]["pci"] == pci(7)
+    finally:
+        running.stop()
+
+
+def test_after_a_gpu_has_gone_and_come_back_no_answer_names_two_by_one_index(
+    daemon: Daemon, fleet: Scenario
+) -> None:
+    ask(daemon, "get_gpu_inventory")
+
+    def numbered(present: list[int]) -> None:
+        """The GPUs as NVML numbers them when it is initialised anew."""
+        fleet.present(present)
+        assert xidwatch("release-driver", "--socket", str(daemon.socket)).code == 0
+        for tool in ("get_gpu_health", "get_gpu_processes", "get_nvlink_topology"):
+            indices = {gpu["pci"]: gpu["index"] for gpu in ask(daemon, tool)["gpus"]}
+            assert indices == {pci(gpu): None for gpu in range(8)} | {
+                pci(gpu): index for index, gpu in enumerate(present)
+            }
+
+    rest = [gpu for gpu in range(8) if gpu != GPU]
+    numbered(rest)
+    assert f"GPU {pci(GPU)} {uuid(GPU)} (was index {GPU})" in text_of(daemon, "get_gpu_health")
+    assert [gpu["pci"] for gpu in ask(daemon, "get_gpu_health", gpu=[str(GPU)])["gpus"]] == [pci(GPU + 1)]
+    numbered([*range(8)])
+
+
+def text_of(daemon: Daemon, tool: str) -> str:
+    content = call(daemon.url, tool).content
+    return "\n".join(getattr(part, "text", "") for part in content)
+
+
+def test_an_event_does_not_take_up_a_driver_that_was_released(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    ask(daemon, "get_gpu_health")
+    assert xidwatch("release-driver", "--socket", str(daemon.socket)).code == 0
+    calls = len(fleet.calls())
+    kernel_log.write(xid(48, "pid=446, name=train, DBE (double bit error)"))
+    wait_for(lambda: newest(daemon, 48).get("telemetry"), "the event to say that nothing was read")
+    assert "the driver was released at 20" in newest(daemon, 48)["telemetry"]["unavailable"]
+    assert len(fleet.calls()) == calls
+    assert ask(daemon, "get_gpu_health")["gpus"][GPU]["index"] == GPU
+    kernel_log.write(xid(95, "pid=446, name=train, Uncontained: FBHUB. RST: Yes, D-RST: No"))
+    wait_for(lambda: newest(daemon, 95).get("telemetry"), "the readings")
+    assert "readings" in newest(daemon, 95)["telemetry"]
+
+
+def test_a_gpu_that_hangs_at_its_first_call_is_named_by_what_is_known_of_it(
+    daemon: Daemon, fleet: Scenario
+) -> None:
+    fleet.hangs(gpu=GPU)
+    health = ask(daemon, "get_gpu_health")
+    known = {pci(gpu) for gpu in range(8)}
+    assert [gpu["pci"] for gpu in health["gpus"] if gpu["pci"] not in known] == [f"at NVML index {GPU}"]
+    assert f"#{GPU}" not in json.dumps(health)
+    assert f"GPU at NVML index {GPU}" in text_of(daemon, "get_gpu_health")
+
+
+def test_many_processes_on_one_gpu_cost_no_other_its_readings(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    ask(daemon, "get_gpu_inventory")
+    for pid in range(9000, 9060):
+        kernel_log.write(xid(31, f"pid={pid}, name=a, MMU Fault: ENGINE GRAPHICS", gpu=1))
+    kernel_log.write(xid(48, "pid=446, name=train, DBE (double bit error)"))
+    wait_for(lambda: newest(daemon, 48).get("telemetry"), "the telemetry")
+    assert "readings" in newest(daemon, 48)["telemetry"]

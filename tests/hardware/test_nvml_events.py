@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from daemon.gpu.client import GpuWorker
 from daemon.gpu.nvml_events import NvmlEvents, Tempo
+from daemon.gpu.nvml_source import NvmlSource
+from daemon.gpu.roll import Present
 from daemon.nvml_witness import NvmlEvent, NvmlEventKind
 from tests.hardware.cuda_fault import XID, Fault
 from tests.support.daemon import ROOT
@@ -65,6 +68,28 @@ def test_a_quiet_wait_is_no_event_and_released_no_device_file_is_open() -> None:
         released, _ = await events.release()
         assert released.ended == (pid,)
         await events.close()
+
+    asyncio.run(scene())
+
+
+def test_every_gpu_that_the_driver_lists_is_heard_or_named_with_its_reason() -> None:
+    async def scene() -> None:
+        source = NvmlSource(GpuWorker())
+        listed = await source.listed()
+        assert listed
+
+        async def present() -> Present:
+            return Present(frozenset(listed), complete=True)
+
+        events = NvmlEvents(lambda event: None, present=present)
+        events.start()
+        await until(lambda: events.health().hears, "the witness to hear")
+        health = events.health()
+        print(f"{health.counters['gpus']} of {len(listed)} GPUs are heard; {health.reason}")
+        assert health.counters["gpus"] + health.counters["gpus_not_heard"] == len(listed)
+        assert (health.reason is None) == (health.counters["gpus_not_heard"] == 0)
+        await events.close()
+        await source.close()
 
     asyncio.run(scene())
 

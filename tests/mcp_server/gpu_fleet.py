@@ -72,11 +72,12 @@ class Fleet:
         """The GPU of this index."""
         return next(board for board in self.mock.boards.values() if board.index == index)
 
-    def heard(self, index: int, code: int, number: int = 1) -> Event:
-        """Publish an Xid of this GPU."""
+    def heard(self, index: int, code: int, number: int = 1, event_id: str | None = None) -> Event:
+        """Publish an Xid of this GPU. Events with different `number`, or ids, are different faults."""
         board = self.board(index)
         gpu = Gpu(pci=board.pci, uuid=board.uuid, index=index, name="NVIDIA H200")
-        event = replace(xid(code, number=number), gpu=gpu)
+        plain = xid(code, number=number)
+        event = replace(plain, gpu=gpu, id=event_id or plain.id)
         self.served.publish(event)
         return event
 

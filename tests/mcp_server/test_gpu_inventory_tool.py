@@ -178,3 +178,12 @@ def test_gpus_known_from_before_stay_in_an_answer_that_could_not_look() -> None:
         assert [gpu["no_answer"]["trouble"] for gpu in data["gpus"]] == ["off"] * 3
         assert not any("lost" in gpu for gpu in data["gpus"])
         assert "COULD NOT LOOK at the GPUs: the driver was unloaded (load it with modprobe nvidia)." in text
+
+
+def test_where_nobody_could_ever_look_the_number_of_gpus_is_unknown() -> None:
+    with gpu_fleet(QUIET) as fleet:
+        fleet.unload()
+        data, _ = inventory(fleet)
+        assert (data["device_count"], data["gpus"]) == (None, [])
+    with gpu_fleet('[[gpu]]\nstate = "gone"') as fleet:
+        assert inventory(fleet)[0]["device_count"] == 0

@@ -114,7 +114,18 @@ def test_a_gpu_that_does_not_answer_has_unknown_processes_not_none() -> None:
         data, text = processes(fleet)
         assert (data["gpus"][0]["process_count"], data["gpus"][0]["processes"]) == (None, None)
         assert "processes UNKNOWN: did not answer: nvmlDeviceGetTemperature did not return." in text
-        assert "of 1 they could not be listed" in text
+        assert "on 2 GPUs of gpu-17." in text
+        assert "The processes of 1 GPU of gpu-17 could NOT be listed." in text
+
+
+def test_where_no_gpu_could_be_asked_no_number_of_processes_is_told() -> None:
+    with gpu_fleet(QUIET) as fleet:
+        processes(fleet)
+        fleet.unload()
+        _, text = processes(fleet)
+        assert "The processes of 3 GPUs of gpu-17 could NOT be listed." in text
+        assert "0 process" not in text
+        assert "No process" not in text
 
 
 def test_a_living_process_is_told_by_name_and_user_and_its_command_line_only_at_full() -> None:

@@ -8,7 +8,7 @@ from probes.health import ProbeHealth
 from tests.mcp_server.serving import HEARING, Served
 
 DEAF = ProbeHealth(
-    "kmsg", hears=False, live=True, reason="no permission", hint="grant CAP_SYSLOG", state="refused"
+    "kmsg", hears=False, live=True, reason="no permission", hint="grant CAP_SYSLOG", cause="refused"
 )
 
 
@@ -20,7 +20,8 @@ def test_it_is_ready_while_one_live_source_hears_and_says_which_do_not(served: S
         "name": "kmsg",
         "hears": False,
         "live": True,
-        "state": "refused",
+        "state": "down",
+        "cause": "refused",
         "reason": "no permission",
         "hint": "grant CAP_SYSLOG",
     }

@@ -81,3 +81,11 @@ def test_where_nobody_can_look_it_says_so(served: Served) -> None:
     data, text = tool_calls.answer(served.url, TOOL, NvLinkOut)
     assert data["gpus"] == []
     assert text.startswith("COULD NOT LOOK at the GPUs")
+
+
+def test_where_no_link_could_be_read_the_switches_are_unknown_and_not_none() -> None:
+    with gpu_fleet(QUIET) as fleet:
+        topology(fleet)
+        fleet.unload()
+        data, _ = topology(fleet)
+        assert data["nvswitches"] is None

@@ -42,3 +42,10 @@ def test_deafness_is_said_loudly_with_its_reason(served: Served) -> None:
     _, text = status(served)
     assert "DOES NOT HEAR" in text
     assert "kmsg does not hear: no permission (be root)." in text
+
+
+def test_gpus_that_a_witness_does_not_hear_are_named(served: Served) -> None:
+    reason = "1 of 8 GPUs is not heard: 0000:1b:00.0 (Not Supported)"
+    served.health = (ProbeHealth("nvml", hears=True, live=False, reason=reason),)
+    _, text = status(served)
+    assert f"nvml hears in part: {reason}." in text

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.readings import (
@@ -22,7 +25,7 @@ from daemon.gpu.readings import (
 )
 from daemon.gpu.source import SourceName, SourceState, Sweep
 from daemon.gpu.watch import GpuWatch
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 
 TERM_IGNORED = ("sh", "-c", "trap '' TERM; exec sleep 1000")
 SLEEP = ("sleep", "1000")
@@ -180,3 +183,19 @@ def stranger(*command: str, before: str = "") -> Iterator[Stranger]:
         yield process
     finally:
         process.end()
+
+
+def recycled(process: Stranger) -> Stranger:
+    """End the process; another one that has its pid now. Skips the test where nobody can bring that about."""
+    process.end_now()
+    wait_for(lambda: not Path(f"/proc/{process.pid}").exists(), "its pid to be free")
+    last_pid = Path("/proc/sys/kernel/ns_last_pid")
+    if not os.access(last_pid, os.W_OK):
+        pytest.skip("the kernel does not let this user choose the next pid")
+    until = time.monotonic() + DEADLINE_S
+    while time.monotonic() < until:
+        another = Stranger(before=f"echo {process.pid - 1} > {last_pid}")
+        if another.pid == process.pid:
+            return another
+        another.end()
+    raise AssertionError(f"nobody got pid {process.pid} again")

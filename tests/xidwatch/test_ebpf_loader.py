@@ -109,7 +109,7 @@ def test_a_bad_program_is_a_state_with_name_reason_and_hint_everywhere(
         ready = bpf_of(json.loads(daemon.get("/readyz")[1])["probes"])
         status = xidwatch("status", "--json", "--socket", str(daemon.socket))
         for probe in (ready, bpf_of(json.loads(status.out)["probes"])):
-            assert (probe["hears"], probe["state"]) == (False, state)
+            assert (probe["hears"], probe["cause"]) == (False, state)
             assert words in probe["reason"]
             assert probe["hint"]
         assert f"does not hear ({state})" in xidwatch("status", "--socket", str(daemon.socket)).out

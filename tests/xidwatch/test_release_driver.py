@@ -37,6 +37,7 @@ def test_what_was_let_go_is_named_and_when_it_is_taken_up_again(tmp_path: Path) 
         "the process that hears NVML's events (pid 42) has ended\n"
         "xidwatch holds the driver no more\n"
         "the next question about a GPU takes the driver up again\n"
+        "kernel messages go on to be heard: nothing is lost\n"
         f"NVML's events are heard again from {UNTIL}, or when the driver was loaded anew\n",
     )
 

@@ -20,7 +20,10 @@ from xidwatch.version import VERSION
 
 def state(**changes: Any) -> dict[str, Any]:
     """A daemon's status in which all is well, changed."""
-    probe = {"name": "kmsg", "hears": True, "live": True, "reason": None, "hint": None, "counters": {}}
+    probe = {
+        **{"name": "kmsg", "state": "ok", "hears": True, "live": True},
+        **{"reason": None, "hint": None, "counters": {}},
+    }
     journal: dict[str, Any] = {
         "state": "ok",
         "reason": None,
@@ -67,7 +70,7 @@ def tracker(**changes: Any) -> dict[str, Any]:
 def deaf(**changes: Any) -> dict[str, Any]:
     """A probe that hears nothing."""
     return {
-        **{"name": "kmsg", "hears": False, "live": True, "counters": {}},
+        **{"name": "kmsg", "state": "down", "hears": False, "live": True, "counters": {}},
         **{"reason": "/dev/kmsg: permission denied", "hint": "run as root"},
         **changes,
     }
@@ -107,6 +110,15 @@ def test_it_says_whether_it_is_told_how_processes_end_and_what_it_cannot_see() -
     off = tracker(runs=False, state="no_capability", reason="CAP_BPF is missing", hint="run as root")
     text = "\n".join(render(state(tracker=off), PLAIN))
     assert "not told how processes end: CAP_BPF is missing (run as root)" in text
+
+
+def test_a_probe_that_hears_in_part_or_let_go_as_asked_is_neither_well_nor_down() -> None:
+    nvml = {"name": "nvml", "live": False, "hint": "look", "counters": {"gpus": 7}}
+    in_part = {**nvml, "state": "degraded", "hears": True, "reason": "1 of 8 GPUs is not heard: X (why)"}
+    let_go = {**nvml, "state": "released", "hears": False, "reason": "it let go"}
+    text = "\n".join(render(state(probes=[in_part, let_go]), PLAIN))
+    assert "nvml hears in part: 1 of 8 GPUs is not heard: X (why) (look) (gpus 7)" in text
+    assert "nvml released: it let go (look)" in text
 
 
 def test_a_journal_that_takes_no_events_says_why() -> None:

@@ -1,6 +1,6 @@
 """The mock fleet: what each GPU is doing now, the commands that change it, the steps that come by themselves.
 
-Owned by one event loop. The only time in it is that of a call which is said to hang.
+Owned by one event loop. Time passes in it for steps that wait for it, and for a call that is said to hang.
 """
 
 from __future__ import annotations
@@ -51,23 +51,36 @@ class MockFleet:
     """See the module's docstring."""
 
     def __init__(
-        self, scenario: Scenario, wall_us: Callable[[], int] = lambda: time.time_ns() // 1000
+        self,
+        scenario: Scenario,
+        wall_us: Callable[[], int] = _wall_us,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._wall_us = wall_us
+        self._clock_s = clock_s
+        self._hung_since: dict[str, int] = {}
+        self.take(scenario)
+
+    def take(self, scenario: Scenario) -> None:
+        """Be the fleet of this scenario from now on. A call that hung goes on hanging if its GPU does."""
         self.driver_version = scenario.driver_version
         self.boards = {gpu.board.pci: gpu.board for gpu in scenario.gpus}
         """By PCI address."""
-        self._wall_us = wall_us
         self._conditions = {gpu.board.pci: gpu.condition for gpu in scenario.gpus}
         self._before = {pci: c if c in _SOUND else Condition.IDLE for pci, c in self._conditions.items()}
-        self._hung_since = {pci: wall_us() for pci, c in self._conditions.items() if c is Condition.HUNG}
+        hung = (pci for pci, c in self._conditions.items() if c is Condition.HUNG)
+        self._hung_since = {pci: self._hung_since.get(pci, self._wall_us()) for pci in hung}
         self._steps = list(scenario.steps)
         self._by_index = [gpu.board.pci for gpu in scenario.gpus]
         self._looks = 0
+        self._began_s = self._clock_s()
 
     def look(self) -> None:
-        """Somebody looks at the fleet: what the scenario has planned for now happens."""
-        while self._steps and self._steps[0].after_looks <= self._looks:
-            step = self._steps.pop(0)
+        """Somebody looks at the fleet: what the scenario has planned up to now happens."""
+        elapsed_s = self._clock_s() - self._began_s
+        due = [step for step in self._steps if step.is_due(self._looks, elapsed_s)]
+        self._steps = [step for step in self._steps if step not in due]
+        for step in due:
             self.put(self._by_index[step.gpu], step.condition)
         self._looks += 1
 

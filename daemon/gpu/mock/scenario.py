@@ -9,10 +9,12 @@ A TOML file; everything in it is optional, and anything not known is an error th
     mig = ["3g.71gb", "2g.35gb"]
     pci = "0000:1b:00.0"
 
-    [[step]]                     # after so many looks at the fleet …
-    after_looks = 3
+    [[step]]                     # so many seconds after the file was read …
+    at_s = 30
     gpu = 3                      # … this GPU …
     state = "lost"               # … does this
+
+A step may come after so many looks at the fleet instead: `after_looks = 3`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from probes.errors import UserError
 
 MOST_GPUS = 16
 SIZE_LIMIT = 64 * 1024
+LONGEST = 10**9
+"""Most looks or seconds that a step may wait for."""
 
+_WHEN = ("at_s", "after_looks")
 _HGX = ("1b", "43", "52", "61", "9d", "c3", "d1", "df")
 _DRIVER = "580.159.04"
 _VERSION = re.compile(r"[0-9]{2,4}(\.[0-9]{1,4}){1,2}", re.ASCII)
@@ -46,14 +51,22 @@ class MockGpu:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that happens by itself."""
+    """Something that happens by itself, by looks or by time."""
 
-    after_looks: int
-    """Once the fleet was looked at so often."""
     gpu: int
     """Index of the GPU."""
     condition: Condition
     """What it does from then on."""
+    after_looks: int | None = None
+    """Once the fleet was looked at so often; None: it waits for `at_s`."""
+    at_s: float | None = None
+    """Seconds after the scenario was read; None: it waits for `after_looks`."""
+
+    def is_due(self, looks: int, elapsed_s: float) -> bool:
+        """Whether it has come, after so many looks and so much time."""
+        if self.at_s is not None:
+            return self.at_s <= elapsed_s
+        return self.after_looks is not None and self.after_looks <= looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,7 @@ class Scenario:
 
     gpus: tuple[MockGpu, ...]
     steps: tuple[Step, ...] = ()
+    """In the order in which they come; those that wait for looks first."""
     driver_version: str = _DRIVER
 
 
@@ -94,6 +108,8 @@ DEFAULT = Scenario(
 def load(path: Path) -> Scenario:
     """The scenario of a file. Raises UserError naming the file."""
     try:
+        if path.exists() and not path.is_file():  # opening a FIFO would wait for its writer
+            raise UserError(f"the mock scenario {path} is not a file")
         with path.open("rb") as file:
             data = file.read(SIZE_LIMIT + 1)
     except OSError as error:
@@ -128,7 +144,7 @@ def parse(text: str) -> Scenario:
         if taken.count(address) > 1:
             raise UserError(f"two GPUs have the PCI address {address}")
     steps = tuple(_step(entry, n, len(gpus)) for n, entry in enumerate(_tables(data, "step"), start=1))
-    return Scenario(gpus, tuple(sorted(steps, key=lambda step: step.after_looks)), driver)
+    return Scenario(gpus, tuple(sorted(steps, key=_moment)), driver)
 
 
 def _gpu(entry: Mapping[str, object], index: int) -> MockGpu:
@@ -161,17 +177,34 @@ def _mig(profiles: object, where: str) -> tuple[str, ...]:
 
 def _step(entry: Mapping[str, object], number: int, gpus: int) -> Step:
     where = f"step {number}"
-    names = ("after_looks", "gpu", "state")
-    _check_keys(entry, names, where)
-    for name in names:
+    _check_keys(entry, (*_WHEN, "gpu", "state"), where)
+    needs = f"a step needs {' or '.join(_WHEN)}, gpu, state"
+    for name in ("gpu", "state"):
         if name not in entry:
-            raise UserError(f"{where} has no {name}", hint=f"a step needs {', '.join(names)}")
-    after, gpu = _whole(entry["after_looks"]), _whole(entry["gpu"])
-    if after is None or not 0 <= after <= 10**9:
-        raise UserError(f"after_looks of {where} is not a whole number from 0")
+            raise UserError(f"{where} has no {name}", hint=needs)
+    given = [name for name in _WHEN if name in entry]
+    if len(given) != 1:
+        raise UserError(f"{where} has {'both' if given else 'neither'} of {' and '.join(_WHEN)}", hint=needs)
+    gpu = _whole(entry["gpu"])
     if gpu is None or not 0 <= gpu < gpus:
         raise UserError(f"gpu of {where} is none of the fleet", hint=f"valid ones are 0 to {gpus - 1}")
-    return Step(after, gpu, _condition(entry["state"], where))
+    condition = _condition(entry["state"], where)
+    if "at_s" in entry:
+        return Step(gpu, condition, at_s=_seconds(entry["at_s"], where))
+    after = _whole(entry["after_looks"])
+    if after is None or not 0 <= after <= LONGEST:
+        raise UserError(f"after_looks of {where} is not a whole number from 0")
+    return Step(gpu, condition, after_looks=after)
+
+
+def _seconds(value: object, where: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST:
+        return float(value)
+    raise UserError(f"at_s of {where} is not a number of seconds from 0")
+
+
+def _moment(step: Step) -> tuple[bool, float]:
+    return (step.at_s is not None, step.at_s if step.at_s is not None else step.after_looks or 0)
 
 
 def _condition(value: object, where: str) -> Condition:

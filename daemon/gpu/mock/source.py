@@ -10,6 +10,7 @@ from daemon.gpu.mock import h200
 from daemon.gpu.mock.fleet import HANGING_CALL, MockFleet
 from daemon.gpu.mock.gpu import WORKING, Board, Condition
 from daemon.gpu.mock.h200_health import health
+from daemon.gpu.mock.scenario_file import ScenarioFile
 from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import Costly, Health, Identity, NvLink, Processes, Reading
 from daemon.gpu.source import SourceName, SourceState, Sweep
@@ -36,14 +37,19 @@ class _Payload(TypedDict, total=False):
 class MockSource:
     """A `GpuSource` over a `MockFleet`. It answers at once, also for a GPU that hangs."""
 
-    def __init__(self, fleet: MockFleet) -> None:
+    def __init__(self, fleet: MockFleet, file: ScenarioFile | None = None) -> None:
+        """`file` is where the fleet's scenario is from: it is read anew at the first question after a
+        change."""
         self.fleet = fleet
         """For commands."""
+        self._file = file
 
     def state(self) -> SourceState:
         """Ok, or no GPU when all have vanished; always marked as a mock, and saying so in its reason."""
         name = SourceName.OK if self.fleet.listed() else SourceName.NO_GPU
-        return SourceState(name, reason=REASON, mock=True, hung=self.fleet.hung())
+        trouble = self._file.trouble if self._file is not None else None
+        reason = REASON if trouble is None else f"{REASON}; the scenario before is in force: {trouble}"
+        return SourceState(name, reason=reason, mock=True, hung=self.fleet.hung())
 
     async def listed(self) -> Sequence[str] | None:
         """The GPUs that have not vanished."""
@@ -85,6 +91,8 @@ class MockSource:
         self, gpus: Sequence[str] | None, took_ms: float, read: Callable[[Board, Condition], _Payload]
     ) -> Sweep:
         """`took_ms`: what such a read costs on a real H200, rounded."""
+        if self._file is not None and (scenario := self._file.changed()) is not None:
+            self.fleet.take(scenario)
         self.fleet.look()
         wanted = self.fleet.listed() if gpus is None else sorted(set(gpus))
         readings = []

@@ -141,11 +141,9 @@ def _unreadable(source: SourceState) -> Reason:
 
 def _lost(gpu: ExpectedGpu) -> Reason:
     is_gone = gpu.presence is Presence.GONE
-    last = (
-        f" Last heard: {'; '.join(words.summary for words in gpu.last_events[-2:])}."
-        if gpu.last_events
-        else ""
-    )
+    # One fault is often heard twice in the same words, and the last of them is why it is lost.
+    heard = dict.fromkeys(words.summary for words in gpu.last_events[-2:] if words.summary != gpu.why)
+    last = f" Last heard: {'; '.join(heard)}." if heard else ""
     state = "gone from the driver's list" if is_gone else "lost"
     why = f" ({gpu.why})" if gpu.why and not is_gone else ""
     return Reason(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pynvml  # type: ignore[import-untyped]  # nvidia-ml-py has no types
 
 from daemon.gpu.call_notes import CallNotes
-from daemon.gpu.worker.device import DeviceGone, NvmlError, function_of_nvml, noted
+from daemon.gpu.worker.device import Device, DeviceGone, NvmlError, function_of_nvml, noted
 from daemon.gpu.worker.library import Library
 
 EVENTS = "events"
@@ -53,20 +53,19 @@ class EventSet:
         self._by_handle: dict[int, str] = {}
 
     def stream(self, arguments: Mapping[str, object], answer: Answer) -> None:
-        """Listen to `gpus`, PCI addresses (null: all that the driver answers for), with waits of `wait_ms`.
+        """Listen to `gpus`, PCI addresses (null: all that the driver answers for, but those of `skip`, each
+        `#N`), with waits of `wait_ms`.
 
         Does not return. Raises NvmlError or DeviceGone when a call of the library fails, CannotListenError
         when no GPU can be listened to, ValueError when the arguments are none.
         """
-        gpus, wait_ms = _checked(arguments)
+        gpus, skip, wait_ms = _checked(arguments)
         self._library.check()
         event_set = self._call("nvmlEventSetCreate")
-        refused = {}
+        refused: dict[str, str] = {}
         for gpu in gpus if gpus is not None else [f"#{index}" for index in range(self._library.count())]:
-            try:
-                self._register(gpu, event_set)
-            except (NvmlError, DeviceGone) as failure:
-                refused[gpu] = f"{failure.function}: {failure.message}"
+            if gpu not in skip:
+                self._try_to_register(gpu, event_set, refused)
         if not self._by_handle:
             reasons = "; ".join(f"{gpu}: {reason}" for gpu, reason in refused.items())
             raise CannotListenError(f"no GPU can be listened to ({reasons or 'there is none'})")
@@ -75,8 +74,16 @@ class EventSet:
             heard = self._wait(event_set, wait_ms)
             answer({"quiet": True} if heard is None else heard)
 
-    def _register(self, gpu: str, event_set: object) -> None:
-        device = self._library.device(gpu, self._notes.slot(gpu))
+    def _try_to_register(self, gpu: str, event_set: object, refused: dict[str, str]) -> None:
+        name = gpu
+        try:
+            device = self._library.device(gpu, self._notes.slot(gpu))
+            name = device.pci
+            self._register(device, event_set)
+        except (NvmlError, DeviceGone) as failure:
+            refused[name] = f"{failure.function}: {failure.message}"
+
+    def _register(self, device: Device, event_set: object) -> None:
         supported = device.call("nvmlDeviceGetSupportedEventTypes")
         assert isinstance(supported, int)
         wanted = supported & sum(_TYPES.values())
@@ -119,12 +126,13 @@ class EventSet:
         return noted(self._slot, function_of_nvml(function), function, *arguments)
 
 
-def _checked(arguments: Mapping[str, object]) -> tuple[Sequence[str] | None, int]:
+def _checked(arguments: Mapping[str, object]) -> tuple[Sequence[str] | None, frozenset[str], int]:
     match arguments:
-        case {"gpus": None, "wait_ms": int(wait_ms)} if 0 < wait_ms <= LARGEST_WAIT_MS:
-            return None, wait_ms
-        case {"gpus": list(gpus), "wait_ms": int(wait_ms)} if 0 < wait_ms <= LARGEST_WAIT_MS:
-            return [str(gpu) for gpu in gpus], wait_ms
+        case {"gpus": list() | None as gpus, "skip": list(skip), "wait_ms": int(wait_ms)} if (
+            0 < wait_ms <= LARGEST_WAIT_MS
+        ):
+            wanted = [str(gpu) for gpu in gpus] if gpus is not None else None
+            return wanted, frozenset(str(gpu) for gpu in skip), wait_ms
     raise ValueError("the events of which GPUs, and how long a wait")
 
 

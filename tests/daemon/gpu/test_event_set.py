@@ -11,7 +11,7 @@ from tests.support.waiting import wait_for
 def begun(worker: RawWorker, *, wait_ms: int = 50, gpus: list[str] | None = None) -> int:
     """The id of a request for events that the worker has begun to answer."""
     assert worker.receive() == Ready()
-    id = worker.send("events", None, gpus=gpus, wait_ms=wait_ms)
+    id = worker.send("events", None, gpus=gpus, skip=[], wait_ms=wait_ms)
     first = worker.receive()
     assert isinstance(first, Done)
     assert first.id == id
@@ -43,7 +43,7 @@ def test_gpus_that_cannot_be_listened_to_are_named_with_the_reason(fleet: Scenar
     fleet.fails(GPU_IS_LOST, "nvmlDeviceRegisterEvents", gpu=1)
     with raw_worker(fleet) as worker:
         assert worker.receive() == Ready()
-        worker.send("events", None, gpus=[pci(0), pci(1)], wait_ms=50)
+        worker.send("events", None, gpus=[pci(0), pci(1)], skip=[], wait_ms=50)
         first = worker.receive()
         assert isinstance(first, Done)
         assert first.data["listens_to"] == [pci(0)]
@@ -56,7 +56,7 @@ def test_without_any_gpu_to_listen_to_it_fails_with_every_reason(fleet: Scenario
     fleet.fails(GPU_IS_LOST, "nvmlDeviceRegisterEvents")
     with raw_worker(fleet) as worker:
         assert worker.receive() == Ready()
-        answer = worker.failed("events", None, gpus=[pci(0), pci(1)], wait_ms=50)
+        answer = worker.failed("events", None, gpus=[pci(0), pci(1)], skip=[], wait_ms=50)
         assert answer.reason.startswith("no GPU can be listened to (")
         assert pci(0) in answer.reason
         assert pci(1) in answer.reason
@@ -65,9 +65,24 @@ def test_without_any_gpu_to_listen_to_it_fails_with_every_reason(fleet: Scenario
 def test_arguments_that_are_none_are_an_answer_and_not_the_end_of_the_worker(fleet: Scenario) -> None:
     with raw_worker(fleet) as worker:
         assert worker.receive() == Ready()
-        for arguments in ({}, {"gpus": None}, {"gpus": "all", "wait_ms": 5}, {"gpus": None, "wait_ms": 0}):
+        wrong: tuple[dict[str, object], ...] = (
+            {},
+            {"gpus": None, "skip": []},
+            {"gpus": "all", "skip": [], "wait_ms": 5},
+            {"gpus": None, "skip": [], "wait_ms": 0},
+        )
+        for arguments in wrong:
             worker.send("events", None, **arguments)
             answer = worker.receive()
             assert isinstance(answer, Failed)
             assert "events failed: ValueError" in answer.reason
         assert worker.done("count", None) == {"count": 8}
+
+
+def test_a_gpu_known_by_its_index_alone_can_be_left_out(fleet: Scenario) -> None:
+    with raw_worker(fleet) as worker:
+        assert worker.receive() == Ready()
+        worker.send("events", None, gpus=None, skip=["#1"], wait_ms=50)
+        first = worker.receive()
+        assert isinstance(first, Done)
+        assert first.data["listens_to"] == [pci(index) for index in range(8) if index != 1]

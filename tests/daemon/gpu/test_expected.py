@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.event import Event, Gpu, Kind
-from daemon.gpu.expected import Answers, Change, ExpectedGpus, Sighting, sightings
+from daemon.gpu.expected import MOST_STRANGERS, Answers, Change, ExpectedGpus, Sighting, sightings
 from daemon.gpu.expected_gpu import LAST_EVENTS, ExpectedGpu, Presence
 from daemon.gpu.readings import Identity, Reading
 from tests.support.events import TIME_US, XID_79
@@ -275,3 +275,61 @@ def test_readings_become_sightings_by_what_kept_a_gpu_from_answering() -> None:
         Sighting(B, Answers.LOST, why="GPU is lost"),
         Sighting("0000:c4:00.0", Answers.LISTED),
     )
+
+
+def rebooted(node: Node, boot_id: str = "later") -> Node:
+    """The table of the boot after, over what was saved."""
+    after = Node()
+    after.table = ExpectedGpus(boot_id)
+    after.table.load(json.loads(json.dumps(node.table.dump())))
+    return after
+
+
+def test_a_reboot_brings_back_a_lost_gpu_that_is_listed_and_keeps_one_lost_that_is_not(node: Node) -> None:
+    node.hear(event(0, 79))
+    node.hear(event(0, 79, B))
+    after = rebooted(node)
+    assert len(after.table.lost()) == 2
+    (change,) = after.look(60, seen(A, Answers.LISTED))
+    assert change.returned
+    assert [gpu.pci for gpu in after.table.lost()] == [B]
+    assert after.gpu(B).since_us == TIME_US
+
+
+def test_a_restart_in_the_same_boot_does_not_bring_it_back(node: Node) -> None:
+    node.hear(event(0, 79))
+    after = rebooted(node, event(0, 79).boot_id)
+    assert after.look(60, seen(A, Answers.LISTED), seen(B)) == ()
+    assert after.gpu().is_lost
+
+
+def test_a_gpu_that_nvml_still_calls_lost_after_a_reboot_stays_lost_also_when_it_hangs_then(
+    node: Node,
+) -> None:
+    node.hear(event(0, 79))
+    after = rebooted(node)
+    after.look(60, seen(A, Answers.LOST), seen(B))
+    after.look(61, seen(A, Answers.LISTED), seen(B))
+    assert after.gpu().is_lost
+    assert after.gpu().since_us == TIME_US
+
+
+def test_a_gpu_lost_anew_after_a_reboot_is_lost_since_then(node: Node) -> None:
+    node.hear(event(0, 79))
+    after = rebooted(node)
+    after.hear(replace(event(60, 79), boot_id="later"))
+    assert (after.gpu().since_us, after.gpu().boot_id) == (TIME_US + 60 * SECOND, "later")
+
+
+def test_a_clock_that_was_set_back_over_a_reboot_loses_no_gpu(node: Node) -> None:
+    node.hear(event(0, 79))
+    (change,) = rebooted(node).look(-3600, seen(A), seen(B))
+    assert change.returned
+
+
+def test_lines_that_name_made_up_addresses_fill_no_memory(node: Node) -> None:
+    for number in range(1000):
+        node.hear(event(number, 79, f"{number:04x}:01:00.0"))
+    assert len(node.table.all()) == MOST_STRANGERS
+    node.hear(event(2000, 79))
+    assert node.gpu().is_lost

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from daemon.gpu.expected import ExpectedGpus, sightings
-from daemon.gpu.mock import DEFAULT, Command, Condition, MockFleet, MockSource, Scenario, load, parse
+from daemon.gpu.mock import (
+    DEFAULT,
+    Command,
+    Condition,
+    MockFleet,
+    MockSource,
+    Scenario,
+    ScenarioFile,
+    load,
+    parse,
+)
 from daemon.gpu.mock.h200 import BROKEN_LINK, LINKS, SWITCHES
 from daemon.gpu.process import MOST_PID
 from daemon.gpu.protocol import Trouble
@@ -253,6 +263,27 @@ def test_steps_come_after_the_looks_they_wait_for() -> None:
     assert [ask(gpus.health())[0].answered for _ in range(4)] == [True, True, False, False]
 
 
+def test_steps_come_at_their_second_and_only_once() -> None:
+    now = [100.0]
+    text = """
+    [[step]]
+    at_s = 20
+    gpu = 0
+    state = "busy"
+    [[step]]
+    at_s = 10.5
+    gpu = 0
+    state = "lost"
+    """
+    gpus = MockSource(MockFleet(parse(text), wall_us=lambda: TIME_US, clock_s=lambda: now[0]))
+    answered = []
+    for now[0] in (100.0, 110.4, 110.5, 119.0, 120.0):
+        answered.append(ask(gpus.health())[0].answered)
+    assert answered == [True, True, False, False, True]
+    gpus.fleet.command(Command.FALL_OFF, "0")
+    assert not ask(gpus.health())[0].answered
+
+
 # -- scenario files ------------------------------------------------------------------------------
 
 
@@ -292,7 +323,11 @@ def test_a_scenario_says_who_is_there_and_what_they_do() -> None:
         ('[[gpu]]\npci = "here"', "the pci of gpu 0 is not a PCI address", "write for example"),
         ('[[gpu]]\npci = "43:00.0"\n[[gpu]]', "two GPUs have the PCI address 0000:43:00.0", ""),
         ("gpu = 8", "gpu is not a list of tables", "write [[gpu]] before each"),
-        ('[[step]]\ngpu = 0\nstate = "lost"', "step 1 has no after_looks", "a step needs"),
+        ('[[step]]\ngpu = 0\nstate = "lost"', "step 1 has neither of at_s and after_looks", "a step needs"),
+        ('[[step]]\nat_s = 1\nafter_looks = 1\ngpu = 0\nstate = "lost"', "both of at_s and", ""),
+        ('[[step]]\nat_s = 1\nstate = "lost"', "step 1 has no gpu", "a step needs"),
+        ('[[step]]\nat_s = "1s"\ngpu = 0\nstate = "lost"', "at_s of step 1 is not a number of seconds", ""),
+        ('[[step]]\nat_s = nan\ngpu = 0\nstate = "lost"', "at_s of step 1 is not a number of seconds", ""),
         ('[[step]]\nafter_looks = -1\ngpu = 0\nstate = "lost"', "not a whole number from 0", ""),
         ('[[step]]\nafter_looks = true\ngpu = 0\nstate = "lost"', "not a whole number from 0", ""),
         ('[[step]]\nafter_looks = 0\ngpu = 8\nstate = "lost"', "gpu of step 1 is none of", "0 to 7"),
@@ -319,9 +354,59 @@ def test_a_file_is_named_in_its_errors(tmp_path: Path) -> None:
         UserError, match=r"the mock scenario .*fleet\.toml: the file has an unknown key 'gpus'"
     ):
         load(path)
+    with pytest.raises(UserError, match="is not a file"):
+        load(tmp_path)
     path.write_bytes(b"\xff")
     with pytest.raises(UserError, match="is not UTF-8"):
         load(path)
     path.write_bytes(b"#" * 70_000)
     with pytest.raises(UserError, match="larger than 64 KiB"):
         load(path)
+
+
+def test_a_file_that_is_saved_again_is_the_new_fleet(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("[[gpu]]\n[[gpu]]")
+    file = ScenarioFile(path)
+    gpus = MockSource(MockFleet(file.first, wall_us=lambda: TIME_US), file)
+    assert [reading.answered for reading in ask(gpus.health())] == [True, True]
+    path.write_text('[[gpu]]\n[[gpu]]\nstate = "lost"')
+    assert [reading.answered for reading in ask(gpus.health())] == [True, False]
+    (tmp_path / "new").write_text("[[gpu]]\n[[gpu]]\n[[gpu]]")
+    (tmp_path / "new").rename(path)
+    assert [reading.answered for reading in ask(gpus.inventory())] == [True, True, True]
+
+
+@pytest.mark.parametrize("broken", ['[[gpu]]\nstat = "lost"', "[[gpu", None])
+def test_a_broken_new_file_leaves_the_fleet_as_it_was_and_every_answer_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: str | None
+) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("[[gpu]]")
+    file = ScenarioFile(path)
+    gpus = MockSource(MockFleet(file.first), file)
+    if broken is None:
+        path.unlink()
+    else:
+        path.write_text(broken)
+    for _ in range(3):
+        sweep = asyncio.run(gpus.health())
+        assert [reading.answered for reading in sweep.gpus] == [True]
+        assert "the scenario before is in force" in (sweep.state.reason or "")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    path.write_text('[[gpu]]\nstate = "lost"')
+    sweep = asyncio.run(gpus.health())
+    assert [reading.answered for reading in sweep.gpus] == [False]
+    assert "in force" not in (sweep.state.reason or "")
+
+
+def test_a_call_that_hangs_hangs_on_over_a_new_file() -> None:
+    now = [TIME_US]
+    hangs = parse('[[gpu]]\nstate = "hung"')
+    fleet = MockFleet(hangs, wall_us=lambda: now[0])
+    now[0] += 5
+    fleet.take(hangs)
+    assert [call.since_us for call in fleet.hung()] == [TIME_US]
+    fleet.take(parse("[[gpu]]"))
+    fleet.take(hangs)
+    assert [call.since_us for call in fleet.hung()] == [TIME_US + 5]

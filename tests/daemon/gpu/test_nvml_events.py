@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,13 +13,26 @@ import pytest
 from daemon.event import Mig
 from daemon.gpu.client import COMMAND
 from daemon.gpu.nvml_events import NvmlEvents, Tempo
+from daemon.gpu.roll import Present
 from daemon.nvml_witness import NvmlEvent, NvmlEventKind
 from probes import kernel
-from probes.health import ProbeHealth
+from probes.health import ProbeHealth, ProbeState
 from tests.support.fake_nvml import GPU_IS_LOST, NO_PERMISSION, Scenario, pci
 from tests.support.gpu_asking import until
 
 QUICK = Tempo(wait_s=0.2, pause_s=0.05, pause_most_s=0.2)
+
+
+class Node:
+    """The GPUs that are there, as a test says; without one of these nothing is known of them."""
+
+    def __init__(self, gpus: Sequence[int], *, complete: bool = True) -> None:
+        self.gpus = gpus
+        self.complete = complete
+        self.alone: Mapping[str, str] = {}
+
+    async def present(self) -> Present:
+        return Present(frozenset(map(pci, self.gpus)), complete=self.complete, alone=self.alone)
 
 
 class Listening:
@@ -30,7 +43,7 @@ class Listening:
         scenario: Scenario,
         *,
         tempo: Tempo = QUICK,
-        gpus: Callable[[], Sequence[str] | None] = lambda: None,
+        node: Node | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
         self.heard: list[NvmlEvent] = []
@@ -38,7 +51,7 @@ class Listening:
         self.events = NvmlEvents(
             self.heard.append,
             on_change=self.changes.append,
-            gpus=gpus,
+            present=(node or Node((), complete=False)).present,
             command=command,
             environment={**os.environ, **scenario.environment()},
             tempo=tempo,
@@ -53,6 +66,16 @@ class Listening:
 
     async def has_heard(self, number: int) -> None:
         await until(lambda: len(self.heard) >= number, f"{number} events")
+
+    async def hears_all_but(self, *reasons: str) -> str:
+        """Until what it says of the GPUs it does not hear has all of this in it."""
+
+        def said() -> bool:
+            health = self.events.health()
+            return health.hears and all(reason in str(health.reason) for reason in reasons)
+
+        await until(said, f"the witness to say {reasons}")
+        return str(self.events.health().reason)
 
     def counter(self, name: str) -> int:
         return self.events.health().counters[name]
@@ -140,15 +163,20 @@ def test_only_kinds_that_the_gpu_supports_are_asked_for(fleet: Scenario) -> None
             fleet.event(2, gpu=1, code=31)
             await witness.has_heard(1)
             assert [event.code for event in witness.heard] == [31]
-            assert list(witness.events.not_heard) == ["#2"]
             assert witness.counter("gpus_not_heard") == 1
+            health = witness.events.health()
+            assert health.state is ProbeState.DEGRADED
+            assert health.reason == (
+                f"1 of 8 GPUs is not heard: {pci(2)} "
+                "(nvmlDeviceGetSupportedEventTypes: this GPU has no Xid events)"
+            )
 
     play(scene)
 
 
 def test_only_the_gpus_it_was_given_are_touched(fleet: Scenario) -> None:
     async def scene() -> None:
-        async with listening(fleet, gpus=lambda: [pci(2), pci(5)]) as witness:
+        async with listening(fleet, node=Node([2, 5])) as witness:
             await witness.hears()
 
     play(scene)
@@ -192,16 +220,15 @@ def test_a_gpu_that_hangs_while_it_is_registered_is_left_out_and_the_others_are_
     fleet: Scenario,
 ) -> None:
     fleet.hangs("nvmlDeviceRegisterEvents", gpu=3)
-    gpus = [pci(gpu) for gpu in range(8)]
     tempo = Tempo(wait_s=0.2, pause_s=0.05, register_s=2)
 
     async def scene() -> None:
-        async with listening(fleet, gpus=lambda: gpus, tempo=tempo) as witness:
+        async with listening(fleet, node=Node(range(8)), tempo=tempo) as witness:
             health = await witness.is_deaf()
             assert health.reason is not None
             assert "nvmlDeviceRegisterEvents has not returned for" in health.reason
             await witness.hears()
-            assert list(witness.events.not_heard) == [pci(3)]
+            await witness.hears_all_but(f"1 of 8 GPUs is not heard: {pci(3)} (nvmlDeviceRegisterEvents")
             fleet.event(1, gpu=4, code=31)
             await witness.has_heard(1)
 
@@ -210,12 +237,10 @@ def test_a_gpu_that_hangs_while_it_is_registered_is_left_out_and_the_others_are_
 
 def test_a_gpu_whose_call_crashes_the_library_is_left_out(fleet: Scenario) -> None:
     fleet.crashes("nvmlDeviceRegisterEvents", gpu=3)
-    gpus = [pci(gpu) for gpu in range(8)]
 
     async def scene() -> None:
-        async with listening(fleet, gpus=lambda: gpus) as witness:
-            await witness.hears()
-            assert "nvmlDeviceRegisterEvents" in witness.events.not_heard[pci(3)]
+        async with listening(fleet, node=Node(range(8))) as witness:
+            await witness.hears_all_but(pci(3), "its worker ended in nvmlDeviceRegisterEvents")
 
     play(scene)
 
@@ -262,8 +287,11 @@ def test_a_worker_that_cannot_be_started_is_a_reason_and_no_failure(fleet: Scena
 
 def test_no_gpu_that_may_be_asked_is_a_reason_and_nothing_is_started(fleet: Scenario) -> None:
     async def scene() -> None:
-        async with listening(fleet, gpus=list) as witness:
-            assert (await witness.is_deaf()).reason == "no GPU may be asked: each is lost or sick"
+        node = Node([3])
+        node.alone = {pci(3): "left alone since Xid 119"}
+        async with listening(fleet, node=node) as witness:
+            reason = (await witness.is_deaf()).reason
+            assert reason == f"no GPU may be asked: {pci(3)}: left alone since Xid 119"
             assert witness.counter("starts") == 0
 
     play(scene)
@@ -303,6 +331,8 @@ def test_released_it_holds_nothing_until_it_is_taken_up(fleet: Scenario) -> None
             health = witness.events.health()
             assert not health.hears
             assert "let go of the driver, as asked, until 20" in str(health.reason)
+            assert health.state is ProbeState.RELEASED
+            assert [change.state for change in witness.changes] == [ProbeState.RELEASED]
             witness.events.take_up()
             await witness.hears()
             assert len(worker_pids(fleet)) == 2
@@ -331,6 +361,94 @@ def test_released_while_a_worker_is_being_started_it_does_not_listen(fleet: Scen
 
     play(scene)
     assert len(worker_pids(fleet)) == 1
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["by /proc", "by what was seen"])
+def test_a_gpu_that_appears_is_heard_without_an_alarm(fleet: Scenario, complete: bool) -> None:
+    fleet.present(range(7))
+    node = Node(range(7), complete=complete)
+
+    async def scene() -> None:
+        async with listening(fleet, node=node) as witness:
+            await witness.hears()
+            fleet.present(range(8))
+            node.gpus = range(8)
+            await until(lambda: witness.counter("gpus") == 8, "the eighth GPU to be heard")
+            fleet.event(1, gpu=7, code=31)
+            await witness.has_heard(1)
+            assert witness.changes == []  # it was never said to be deaf
+            assert witness.counter("starts") == 2
+
+    play(scene)
+
+
+def test_a_gpu_that_was_taken_away_is_no_longer_said_to_be_heard(fleet: Scenario) -> None:
+    node = Node(range(8))
+
+    async def scene() -> None:
+        async with listening(fleet, node=node) as witness:
+            await witness.hears()
+            fleet.present(range(7))
+            node.gpus = range(7)
+            await until(lambda: witness.counter("gpus") == 7, "the others to be heard")
+            assert witness.events.health().state is ProbeState.OK
+
+    play(scene)
+
+
+def test_a_sick_gpu_is_named_and_heard_once_it_may_be_touched(fleet: Scenario) -> None:
+    node = Node(range(8))
+    node.alone = {pci(3): "left alone since Xid 119: a call on it may hang"}
+
+    async def scene() -> None:
+        async with listening(fleet, node=node) as witness:
+            await witness.hears_all_but(f"{pci(3)} (left alone since Xid 119: a call on it may hang)")
+            assert "3" not in {gpu for _, _, gpu in fleet.calls()}
+            node.alone = {}
+            await until(lambda: witness.counter("gpus") == 8, "that GPU to be heard")
+            assert witness.events.health().reason is None
+
+    play(scene)
+
+
+def test_while_the_set_stays_as_it_is_nothing_begins_anew(fleet: Scenario) -> None:
+    fleet.fails(NO_PERMISSION, "nvmlDeviceRegisterEvents", gpu=3)
+    # Of GPU 9 somebody knows, the library does not.
+    node = Node([*range(8), 9], complete=False)
+
+    async def scene() -> None:
+        async with listening(fleet, node=node) as witness:
+            await witness.hears()
+            await until(lambda: witness.counter("quiet_waits") > 3, "several looks")
+            assert (witness.counter("starts"), witness.counter("gpus")) == (1, 7)
+
+    play(scene)
+
+
+def test_a_driver_that_was_loaded_anew_is_listened_to_anew_though_no_call_failed(fleet: Scenario) -> None:
+    fleet.present(range(7))
+
+    async def scene() -> None:
+        async with listening(fleet, tempo=Tempo()) as witness:
+            await witness.hears()
+            fleet.present(range(8))
+            witness.events.take_up()
+            await until(lambda: witness.counter("gpus") == 8, "all GPUs to be heard")
+            assert witness.changes == []
+
+    play(scene)
+    assert len(worker_pids(fleet)) == 2
+
+
+def test_a_gpu_without_an_address_that_hangs_is_left_out_by_its_index(fleet: Scenario) -> None:
+    fleet.hangs("nvmlDeviceGetHandleByIndex_v2", gpu=3)
+
+    async def scene() -> None:
+        tempo = Tempo(wait_s=0.2, pause_s=0.05, register_s=2)
+        async with listening(fleet, tempo=tempo) as witness:
+            await witness.hears_all_but("1 of 8 GPUs is not heard: #3 (")
+
+    play(scene)
 
 
 def test_closed_it_leaves_no_process(fleet: Scenario) -> None:

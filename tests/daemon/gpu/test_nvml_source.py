@@ -199,3 +199,33 @@ def test_questions_asked_at_the_same_time_share_one_look_into_proc(fleet: Scenar
                 assert listed == [[pci(gpu) for gpu in range(8)]] * 5
 
     asyncio.run(scene())
+
+
+def test_each_worker_numbers_the_gpus_anew(fleet: Scenario, proc: Path) -> None:
+    async def scene() -> None:
+        async with source_of(fleet, proc) as source:
+            before = source.state().numbering
+            assert (await source.inventory()).state.numbering == before
+            assert (await source.health()).state.numbering == before
+            await source.let_go()
+            assert source.state().numbering > before
+            assert (await source.health()).state.numbering == source.state().numbering > before
+
+    asyncio.run(scene())
+
+
+def test_a_driver_that_was_let_go_of_is_released_until_the_next_question(fleet: Scenario, proc: Path) -> None:
+    async def scene() -> None:
+        async with source_of(fleet, proc) as source:
+            await source.health()
+            assert source.released_us is None
+            await source.let_go()
+            assert source.released_us is not None
+            await source.listed()
+            assert source.released_us is not None
+            await source.health()
+            assert source.released_us is None
+            source.release()  # before a reset
+            assert source.released_us is None
+
+    asyncio.run(scene())

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.event import Event, Gpu, Kind
-from daemon.gpu.sick import SickGpus
+from daemon.gpu.sick import MOST_STRANGERS, SickGpus
 from daemon.incidents.member import RECOVERED
 from tests.mcp_server.samples import xid
 
@@ -80,3 +80,19 @@ def test_an_answer_ends_it_and_the_table_survives_a_restart() -> None:
     later.answered(PCI, 101 * SECOND_US)
     assert later.get(PCI) is None
     assert later.changed
+
+
+def test_only_what_is_of_this_boot_makes_a_gpu_sick() -> None:
+    for boot_id, is_sick in ((event().boot_id, True), ("another", False), (None, True)):
+        sick = SickGpus(boot_id)
+        sick.heard(event())
+        assert (sick.get(PCI) is not None) is is_sick
+
+
+def test_addresses_that_nobody_has_seen_are_remembered_up_to_a_number_and_known_gpus_always() -> None:
+    sick = SickGpus()
+    for number in range(1000):
+        sick.heard(event(gpu=Gpu(f"{number:04x}:01:00.0")), is_known=False)
+    assert len(sick.all()) == MOST_STRANGERS
+    sick.heard(event())
+    assert sick.get(PCI) is not None

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from daemon.event import Event, Gpu
+from daemon.event import Event, Gpu, Kind
 from daemon.gpu.expected_gpu import Presence
 from daemon.gpu.mock import Command, MockFleet, MockSource, parse
+from daemon.gpu.mock.gpu import Condition
 from daemon.gpu.off import OffSource
 from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import Reading
-from daemon.gpu.source import Sweep
+from daemon.gpu.source import SourceState, Sweep
 from daemon.gpu.verdict import Code, State
 from daemon.gpu.watch import NOT_ASKED, GpuWatch, NodeLook
+from mcp_server.gpu_looks import index_of
+from mcp_server.gpu_words import label
 from probes.errors import UserError
 from tests.support.events import TIME_US, XID_79
 
@@ -145,7 +149,7 @@ def test_while_a_gpu_is_known_by_its_index_alone_none_is_called_gone() -> None:
     node = Node()
     node.source.index = 1
     look = node.ask(node.watch.health)
-    assert [gpu.pci for gpu in look.gpus] == ["#1", node.board(0).pci, node.board(2).pci]
+    assert [gpu.pci for gpu in look.gpus] == [node.board(0).pci, node.board(2).pci, "at NVML index 1"]
     assert [gpu.pci for gpu in node.watch.expected.all()] == [node.board(0).pci, node.board(2).pci]
     node.fleet.command(Command.VANISH, "2")
     node.ask(node.watch.health)
@@ -254,3 +258,221 @@ def test_what_was_saved_and_damaged_is_refused_whole(damaged: str) -> None:
     with pytest.raises(ValueError, match=r"not what was saved|Expecting value"):
         later.load(damaged)
     assert len(later.expected.all()) == 3
+
+
+class Renumbering(Watched):
+    """Mock GPUs that are numbered as they are listed, anew by each `initialise`, as NVML does."""
+
+    def __init__(self, fleet: MockFleet) -> None:
+        super().__init__(fleet)
+        self.initialise()
+        self.started_again_while_asked = False
+
+    def initialise(self) -> None:
+        self.number = getattr(self, "number", 0) + 1
+        self.order = [*self.fleet.listed()]
+
+    def state(self) -> SourceState:
+        return replace(super().state(), numbering=self.number)
+
+    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+        sweep = await super().inventory(gpus)
+        if self.started_again_while_asked:
+            self.started_again_while_asked = False
+            half = sweep.gpus[: len(sweep.gpus) // 2]
+            before = tuple(map(self._numbered, half))
+            self.initialise()
+            return Sweep(self.state(), (*before, *map(self._numbered, sweep.gpus[len(half) :])))
+        return replace(sweep, gpus=tuple(map(self._numbered, sweep.gpus)))
+
+    def _numbered(self, reading: Reading) -> Reading:
+        if reading.identity is None or not reading.answered:
+            return reading
+        index = self.order.index(reading.pci) if reading.pci in self.order else len(self.order)
+        return replace(reading, identity=replace(reading.identity, index=index))
+
+
+def renumbering() -> tuple[Node, Renumbering]:
+    node = Node()
+    source = Renumbering(node.fleet)
+    node.watch = GpuWatch(
+        source, recent_events=node._recent, wall_us=lambda: node.now_us, save=node.saved.append
+    )
+    return node, source
+
+
+def shown(look: NodeLook) -> list[int | None]:
+    """The index of each GPU as it is now, wherever an answer may take it from."""
+    for gpu in look.gpus:
+        is_lost = gpu.expected is not None and gpu.expected.is_lost
+        sources = (gpu.reading.identity, gpu.identity, None if is_lost else gpu.expected)
+        told = {source.index for source in sources if source is not None and source.index is not None}
+        assert len(told) <= 1, told
+    return [index_of(gpu) for gpu in look.gpus]
+
+
+def vanish(node: Node, source: Renumbering, pci: str) -> None:
+    node.fleet.put(pci, Condition.GONE)
+    source.initialise()
+
+
+@pytest.mark.parametrize("question", ["health", "processes", "nvlink", "inventory"])
+def test_after_a_gpu_has_gone_no_answer_names_two_by_one_index(question: str) -> None:
+    node, source = renumbering()
+    assert shown(node.ask(node.watch.inventory)) == [0, 1, 2]
+    vanish(node, source, node.board(0).pci)
+    look = node.ask(getattr(node.watch, question))
+    assert shown(look) == [None, 0, 1]
+    assert look.gpus[0].expected is not None
+    assert look.gpus[0].expected.index == 0  # the one it had
+    node.fleet.put(node.board(0).pci, Condition.IDLE)
+    source.initialise()
+    assert shown(node.ask(getattr(node.watch, question))) == [0, 1, 2]
+
+
+def test_an_index_means_the_gpu_that_has_it_now() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    vanish(node, source, node.board(0).pci)
+    look = node.ask(node.watch.health, "1")
+    assert [gpu.pci for gpu in look.gpus] == [node.board(2).pci]
+    assert shown(look) == [1]
+    with pytest.raises(UserError, match="no GPU of this node is '2'"):
+        node.ask(node.watch.health, "2")
+
+
+def test_a_gpu_that_was_named_otherwise_shows_the_index_it_has_now_and_no_other_is_asked() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    vanish(node, source, node.board(0).pci)
+    source.asked.clear()
+    look = node.ask(node.watch.health, node.board(2).uuid)
+    assert shown(look) == [1]
+    assert {*source.asked} == {node.board(2).pci}
+
+
+def test_while_nothing_changes_indices_are_read_once() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.health)
+    source.asked.clear()
+    node.ask(node.watch.health)
+    node.ask(node.watch.health, "1")
+    assert len(source.asked) == 4
+
+
+def test_a_sick_gpu_has_no_index_that_another_has_now() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    node.hear(119, 1)
+    assert shown(node.ask(node.watch.health)) == [0, 1, 2]
+    vanish(node, source, node.board(0).pci)
+    assert shown(node.ask(node.watch.health)) == [None, None, 1]
+
+
+def test_gpus_that_are_numbered_anew_while_they_are_asked_are_asked_again() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    node.fleet.put(node.board(0).pci, Condition.GONE)
+    source.started_again_while_asked = True
+    assert shown(node.ask(node.watch.inventory)) == [None, 0, 1]
+
+
+def test_a_driver_that_was_loaded_anew_has_new_indices() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.health)
+    source.asked.clear()
+    loaded = replace(XID_79, kind=Kind.DRIVER_LOADED, code=None, gpu=None, time_us=node.now_us)
+    node.watch.heard([loaded])
+    node.ask(node.watch.health)
+    assert len(source.asked) == 6
+
+
+def test_a_gpu_that_hangs_at_the_first_call_is_the_one_that_was_saved() -> None:
+    node = Node()
+    node.ask(node.watch.inventory)
+    after = node.start()
+    after.load(node.saved[-1])
+    node.source.index = 1
+    assert [gpu.pci for gpu in node.ask(after.health).gpus] == [node.board(index).pci for index in range(3)]
+
+
+def test_a_gpu_that_hangs_at_the_first_call_and_was_never_seen_is_named_by_its_index() -> None:
+    node = Node()
+    node.source.index = 1
+    look = node.ask(node.watch.health)
+    assert "#" not in "".join(gpu.pci for gpu in look.gpus)
+    assert label(look.gpus[2]) == "GPU at NVML index 1"
+    assert look.verdict is not None
+    assert "GPU at NVML index 1" in look.verdict.headline + str(look.verdict.reasons)
+
+
+def later_boot(node: Node, boot_id: str = "later") -> GpuWatch:
+    return GpuWatch(
+        node.source,
+        recent_events=node._recent,
+        wall_us=lambda: node.now_us,
+        save=node.saved.append,
+        boot_id=boot_id,
+    )
+
+
+def test_a_reboot_heals_a_sick_gpu_and_a_restart_does_not() -> None:
+    node = Node()
+    node.watch = later_boot(node, XID_79.boot_id)
+    node.ask(node.watch.inventory)
+    node.hear(119, 1)
+    restarted = later_boot(node, XID_79.boot_id)
+    restarted.load(node.saved[-1])
+    assert troubles(node.ask(restarted.health)) == [None, NOT_ASKED, None]
+    rebooted = later_boot(node)
+    rebooted.load(node.saved[-1])
+    assert troubles(node.ask(rebooted.health)) == [None, None, None]
+
+
+def test_what_the_log_of_the_boot_before_says_later_makes_no_gpu_sick() -> None:
+    node = Node()
+    node.watch = later_boot(node)
+    node.ask(node.watch.inventory)
+    node.hear(119, 1)
+    assert troubles(node.ask(node.watch.health)) == [None, None, None]
+
+
+def test_a_gpu_lost_in_the_boot_before_is_lost_only_if_it_is_missing_now() -> None:
+    node = Node()
+    node.watch = later_boot(node, XID_79.boot_id)
+    node.ask(node.watch.inventory)
+    node.hear(79, 0)
+    node.hear(79, 1)
+    rebooted = later_boot(node)
+    rebooted.load(node.saved[-1])
+    assert len(rebooted.expected.lost()) == 2
+    node.fleet.put(node.board(0).pci, Condition.GONE)
+    node.fleet.put(node.board(1).pci, Condition.HUNG)  # listed, and that is enough after a reboot
+    node.ask(rebooted.health)
+    assert [gpu.pci for gpu in rebooted.expected.lost()] == [node.board(0).pci]
+    again = later_boot(node)
+    again.load(node.saved[-1])
+    assert [gpu.pci for gpu in again.expected.lost()] == [node.board(0).pci]
+
+
+def test_what_was_kept_without_a_boot_id_is_of_this_boot() -> None:
+    node = Node()
+    node.ask(node.watch.inventory)
+    node.hear(119, 1)
+    saved = json.loads(node.saved[-1])
+    del saved["boot_id"]
+    after = later_boot(node)
+    after.load(json.dumps(saved))
+    assert troubles(node.ask(after.health)) == [None, NOT_ASKED, None]
+
+
+def test_made_up_addresses_fill_no_memory_and_a_real_gpu_is_believed_all_the_same() -> None:
+    node = Node()
+    node.ask(node.watch.inventory)
+    for number in range(1000):
+        gpu = Gpu(f"{number:04x}:01:00.0")
+        node.watch.heard([replace(XID_79, id=f"ev_{number}", gpu=gpu)])
+    assert len(node.watch.expected.all()) <= 64
+    assert len(node.watch.sick.all()) <= 64
+    node.hear(119, 1)
+    assert node.watch.sick.get(node.board(1).pci) is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.support.operator_node import (
     Stranger,
     host_reader,
     pci,
+    recycled,
     stranger,
     uuid,
     watch_of,
@@ -76,9 +76,9 @@ def test_the_plan_says_who_would_be_ended_where_and_how() -> None:
     assert (planned.pid, planned.process_name) == (process.pid, "sleep")
     for part in (
         f'process {process.pid} "sleep"',
-        'command line "sleep 1000"',
+        'command line is "sleep 1000"',
         "user root" if os.getuid() == 0 else "user ",
-        "container",
+        "it runs in ",
         f"GPU 1 {uuid(1)} ({pci(1)}) with 1.0 GiB",
         "send SIGTERM, and SIGKILL if it has not ended 5 s later",
     ):
@@ -103,6 +103,8 @@ def test_a_process_ends_by_sigterm_and_the_answer_says_so() -> None:
     assert ending.outcome is Outcome.DONE
     assert ending.detail["process_ended"] is True
     assert ending.detail["signals_sent"] == ["SIGTERM"]
+    assert f"Process {process.pid} has ended after SIGTERM, within 0" in ending.sentence
+    assert "within 0 s" not in ending.sentence
 
 
 def test_one_that_ignores_sigterm_is_left_alone_unless_sigkill_is_asked_for() -> None:
@@ -208,8 +210,12 @@ def test_invented_gpus_are_nothing_to_act_on() -> None:
     gpus = FakeGpus()
     gpus.mock = True
     with stranger() as process:
-        gpus.put(process.pid)
-        assert "invented" in refusal(gpus, process.pid).message
+        for pid in (process.pid, 1, os.getpid(), MOST_PID, -1):
+            error = refusal(gpus, pid)
+            assert error.message.startswith(
+                "the GPUs are mock (--gpu mock): nothing on this node can be killed"
+            )
+        assert process.runs
 
 
 def test_a_process_that_ended_after_the_plan_is_refused() -> None:
@@ -232,22 +238,6 @@ def test_a_process_that_left_the_gpu_after_the_plan_is_refused() -> None:
         with pytest.raises(UserError, match="does not use any GPU now"):
             act(gpus, KillRequest(process.pid), between=gpus.users.clear)
         assert process.runs
-
-
-def recycled(process: Stranger) -> Stranger:
-    """End the process; another one that has its pid now."""
-    process.end_now()
-    wait_for(lambda: not Path(f"/proc/{process.pid}").exists(), "its pid to be free")
-    last_pid = Path("/proc/sys/kernel/ns_last_pid")
-    if not os.access(last_pid, os.W_OK):
-        pytest.skip("the kernel does not let this user choose the next pid")
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        another = Stranger(before=f"echo {process.pid - 1} > {last_pid}")
-        if another.pid == process.pid:
-            return another
-        another.end()
-    raise AssertionError(f"nobody got pid {process.pid} again")
 
 
 def test_a_recycled_pid_is_refused_and_its_new_owner_lives_on() -> None:

@@ -106,7 +106,7 @@ def test_let_go_of_nothing_is_attached_and_taken_up_it_hears_again(driver: Drive
         assert len(attached - open_descriptors()) == 6
         assert probe.unavailable is not None
         assert probe.unavailable.state is State.RELEASED
-        assert probe.health().state == "released"
+        assert probe.health().cause == "released"
         probe.let_go()
         probe.take_up()
         probe.take_up()
