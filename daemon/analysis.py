@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from daemon.event import Event, Item, Kind
-from daemon.nvml_witness import PROBE as NVML
+from daemon.own_events import is_of_the_log
 
 NOT_FAULTS = frozenset({Kind.GAP, Kind.PROBE, Kind.DRIVER_LOADED, Kind.INCIDENT, Kind.OPERATOR})
 HEARING = frozenset({Kind.GAP, Kind.PROBE})
@@ -81,12 +81,8 @@ def blind_spots(items: Sequence[Item]) -> BlindSpots:
 
 
 def _is_outage(event: Event) -> bool:
-    """True when a source of kernel messages went down; NVML is only a second witness."""
-    return (
-        event.kind is Kind.PROBE
-        and event.detail.get("hears") is not True
-        and event.detail.get("probe") != NVML
-    )
+    """True when a source of kernel messages went down."""
+    return event.kind is Kind.PROBE and event.detail.get("hears") is not True and is_of_the_log(event)
 
 
 def _group(items: Sequence[Item]) -> FaultGroup:

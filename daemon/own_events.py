@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from daemon.catalog import meaning_of
-from daemon.event import Gpu, Kind, Process, Severity
+from daemon.event import Event, Gpu, Kind, Process, Severity
 from daemon.fault import OpenFault, Slot, Trust
 from daemon.lineless import opened
 from probes.health import ProbeHealth, ProbeState
 from probes.line import LostRecords
 
+_SECOND_WITNESS = "SECOND_WITNESS_"
+"""How the names of events about a probe begin that hears only some faults, beside the kernel log."""
 MAX_RANGES = 16
 """Ranges of lost sequence numbers that a gap event lists; further ones are in its totals."""
 
@@ -45,9 +47,14 @@ def report_of_probe(health: ProbeHealth, *, boot_id: str, at_us: int, wall_us: i
     change = "UP" if health.hears else "DOWN"
     if health.state is ProbeState.RELEASED:
         change = "RELEASED"
-    name = f"{'PROBE' if health.live else 'SECOND_WITNESS'}_{change}"
+    name = f"PROBE_{change}" if health.live else f"{_SECOND_WITNESS}{change}"
     slot = Slot(Trust.PROVED, boot_id, Kind.PROBE, f"{health.name} {name}", None)
     return Report(slot, name, health.name, boot_id, at_us, wall_us)
+
+
+def is_of_the_log(event: Event) -> bool:
+    """True when this event of a probe is about one that hears the kernel log, not about a second witness."""
+    return event.name is None or not event.name.startswith(_SECOND_WITNESS)
 
 
 def opened_by(

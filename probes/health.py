@@ -51,7 +51,8 @@ class ProbeHealth:
     hears: bool
     """True while new records reach the daemon through this probe."""
     live: bool
-    """True for a source that can hear records as they are printed (not a replay of a file)."""
+    """True for a source of every kernel message, as it is printed; False for a second witness of some faults,
+    and for a replay of a file."""
     reason: str | None = None
     """One sentence: why it does not hear, or what it does not hear while it hears the rest; None while it
     hears everything."""

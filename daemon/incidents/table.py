@@ -36,8 +36,8 @@ from daemon.incidents.register import Register
 from daemon.incidents.rules import opens_incident, tie
 from daemon.incidents.saved import PREFIX
 from daemon.incidents.signs import NVLINK, PROGRAM_ERROR
-from daemon.nvml_witness import PROBE as NVML
 from daemon.open_faults import OpenFaults
+from daemon.own_events import is_of_the_log
 
 __all__ = ["PREFIX", "Incidents"]
 
@@ -98,7 +98,7 @@ class Incidents:
 
     def _look_at(self, fault: OpenFault, event: Event) -> None:
         if event.kind is Kind.PROBE:
-            if event.detail["probe"] != NVML:  # only a second witness: silence of the log says as much
+            if is_of_the_log(event):
                 heard, others = event.detail["hears"] is True, event.detail.get("others_hear")
                 self._register.note_hearing(hears=heard, others_hear=bool(others))
             return

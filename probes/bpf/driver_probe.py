@@ -148,7 +148,7 @@ class DriverProbe:
         return ProbeHealth(
             NAME,
             hears=down is None,
-            live=True,
+            live=False,
             reason=down.reason if down else None,
             hint=down.hint if down else None,
             cause=down.state if down else None,

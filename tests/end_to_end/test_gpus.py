@@ -250,7 +250,10 @@ def test_nvml_is_a_second_witness_and_lets_go_of_the_driver_when_told_to(
     assert nvml(witnessed)["state"] == "released"
     [said] = witnessed.events("since=0&kind=probe")
     assert (said["name"], said["severity"]) == ("SECOND_WITNESS_RELEASED", "info")
-    assert said["summary"] == "NVML let go of the driver on request; kernel messages are heard as before"
+    assert (
+        said["summary"]
+        == "A second witness let go of the driver on request; kernel messages are heard as before"
+    )
     assert "nothing is lost" in said["action_text"]
     kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
     wait_for(lambda: hears_nvml(witnessed), "NVML's events to be heard again")
