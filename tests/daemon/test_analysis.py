@@ -72,9 +72,9 @@ def test_gaps_and_outages_are_summed_up() -> None:
 
 
 def test_a_second_witness_that_goes_is_no_time_that_could_not_be_heard() -> None:
-    gone = {"kind": Kind.PROBE, "detail": {"probe": "nvml", "hears": False}}
-    assert not blind_spots([item(1, name="SECOND_WITNESS_DOWN", **gone)])
-    assert blind_spots([item(1, name="PROBE_DOWN", **gone)])
+    for name, could_not_hear in (("SECOND_WITNESS_DOWN", False), ("PROBE_DOWN", True)):
+        gone = item(1, kind=Kind.PROBE, name=name, detail={"probe": "nvml", "hears": False})
+        assert bool(blind_spots([gone])) is could_not_hear
 
 
 def test_a_loss_that_cannot_be_counted_makes_the_total_unknown() -> None:
