@@ -56,6 +56,7 @@ class Intake:
         self._tick_at = 0.0
         self._save: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
+        store.stream.number_by(pipeline.device_by_index)
 
     @property
     def saved_gpus(self) -> str | None:
