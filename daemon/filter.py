@@ -2,13 +2,17 @@
 
 All given conditions must hold; within one, any value may match. `severity` means *at least*. Values
 may repeat or hold commas; empty ones are ignored, so that an empty field of a form filters nothing.
+
+An index passes from one GPU to another, and an event keeps the one of its time. So an index means the GPU
+that has it when the question is asked (`with_devices`); only where none is known to have it, the events
+that named it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from daemon import pci
 from daemon.event import Event, Kind, Severity
@@ -49,6 +53,18 @@ class EventFilter:
             kinds=frozenset(_kind(value) for value in _values("kind", kind)),
             gpus=frozenset(_gpu(value) for value in _values("gpu", gpu)),
         )
+
+    @property
+    def indices(self) -> frozenset[int]:
+        """NVML indices that are not resolved to a device."""
+        return frozenset(gpu for gpu in self.gpus if isinstance(gpu, int))
+
+    def with_devices(self, devices: Mapping[int, str]) -> EventFilter:
+        """The filter with the PCI address of the GPU for each index that one has now: `devices` tells."""
+        if not self.indices & devices.keys():
+            return self
+        gpus = (devices.get(gpu, gpu) if isinstance(gpu, int) else gpu for gpu in self.gpus)
+        return replace(self, gpus=frozenset(gpus))
 
     def matches(self, event: Event) -> bool:
         """True when the event fulfils every condition."""

@@ -66,6 +66,7 @@ class Intake:
         self._save: asyncio.TimerHandle | None = None
         self._listeners: list[Callable[[Sequence[Event]], None]] = []
         self._read_first: Callable[[], None] | None = None
+        store.stream.number_by(pipeline.device_by_index)
 
     @property
     def saved_gpus(self) -> str | None:

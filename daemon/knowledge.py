@@ -23,7 +23,7 @@ class Knowledge:
     def __init__(self) -> None:
         self.devices = DeviceMap()
         self.driver_version: str | None = None
-        """As the log or /proc gave it last; None until then."""
+        """As the log or /proc gave it last, or else NVML; None until then."""
         self.boot_id = ""
         self.changed = False
         """True while the saved copy is out of date."""
@@ -55,9 +55,13 @@ class Knowledge:
             self.driver_version = driver_version
             self.changed = True
 
-    def learn_from_nvml(self, gpus: Iterable[Gpu]) -> None:
-        """Take who the GPUs are, as NVML names them."""
+    def learn_from_nvml(self, gpus: Iterable[Gpu], driver_version: str | None = None) -> None:
+        """Take who the GPUs are, as NVML names them, and the driver's version where nothing else has told
+        it."""
         self.changed |= self.devices.learn_from_nvml(gpus)
+        if driver_version is not None and self.driver_version is None:
+            self.driver_version = driver_version
+            self.changed = True
 
     def device_of(self, fault: Fault) -> tuple[Gpu | None, NvSwitch | None]:
         """The GPU or the NVSwitch that the line names, or neither."""

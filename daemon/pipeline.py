@@ -12,7 +12,7 @@ A line from a probe that cannot tell waits for one that can (`daemon.confirmatio
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -86,13 +86,17 @@ class Pipeline:
 
     @property
     def driver_version(self) -> str | None:
-        """Version of the NVIDIA driver, as the log or /proc gave it last."""
+        """Version of the NVIDIA driver, as the log or /proc gave it last, or else NVML."""
         return self._knowledge.driver_version
 
     @property
     def gpus(self) -> Sequence[Gpu]:
         """The GPUs of this node, as far as the log or /proc have named them."""
         return self._knowledge.devices.gpus()
+
+    def device_by_index(self) -> Mapping[int, str]:
+        """NVML index → PCI address of the GPU that has it, or had it last."""
+        return {gpu.index: gpu.pci for gpu in self.gpus if gpu.index is not None}
 
     def reserve_key(self, event: Event) -> str:
         """In whose name an event is kept when retention deletes others."""
@@ -136,9 +140,9 @@ class Pipeline:
         """Take what the driver shows under /proc/driver/nvidia."""
         self._knowledge.learn_from_proc(gpus, driver_version)
 
-    def learn_from_nvml(self, gpus: Iterable[Gpu]) -> None:
-        """Take who the GPUs are, as NVML names them."""
-        self._knowledge.learn_from_nvml(gpus)
+    def learn_from_nvml(self, gpus: Iterable[Gpu], driver_version: str | None = None) -> None:
+        """Take who the GPUs are and the driver's version, as NVML names them."""
+        self._knowledge.learn_from_nvml(gpus, driver_version)
 
     def tick(self, now_us: int) -> Sequence[Event]:
         """Let time pass up to `now_us` (arrival time); gives back the revisions that were due."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -64,6 +64,7 @@ class EventStream:
         self._open_reader = open_reader
         self._on_read_error = on_read_error
         self._thread: DiskThread | None = None
+        self._devices: Callable[[], Mapping[int, str]] = dict
         self._published = asyncio.Event()
 
     @property
@@ -82,6 +83,15 @@ class EventStream:
         """Newest cursor whose item was deleted, or lost with an earlier journal; 0 when none was."""
         return max(self.deleted_through, self._born - 1, 0)
 
+    def number_by(self, devices: Callable[[], Mapping[int, str]]) -> None:
+        """Let an NVML index in a filter mean the GPU that `devices` names at that time: index → PCI
+        address."""
+        self._devices = devices
+
+    def resolved(self, match: EventFilter) -> EventFilter:
+        """The filter as `page` applies it now."""
+        return match.with_devices(self._devices()) if match.indices else match
+
     async def page(
         self, since: int | None, limit: int = DEFAULT_LIMIT, match: EventFilter = EVERYTHING
     ) -> Page:
@@ -91,7 +101,7 @@ class EventStream:
         Raises UserError when `since` was never given out, and when the journal is needed and cannot be
         read.
         """
-        limit = clamp_limit(limit)
+        limit, match = clamp_limit(limit), self.resolved(match)
         if since is None:
             part = await self._last(limit, match)
         else:

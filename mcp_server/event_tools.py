@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from typing import Final
 
+from daemon.filter import EventFilter
 from daemon.page import DEFAULT_LIMIT, Page, clamp_limit
 from daemon.stream import EventStream
 from mcp_server.quote import page_text
@@ -62,15 +64,29 @@ class EventTools:
         )
 
     async def _get(self, asked: GetXidEvents, caller: Caller) -> Answer:
-        page = await self._stream.page(asked.since, clamp_limit(asked.limit), asked.filter())
-        return Answer(page_text(page), page.to_dict())
+        match = asked.filter()
+        page = await self._stream.page(asked.since, clamp_limit(asked.limit), match)
+        return Answer("\n".join([*self._numbered(match, page), page_text(page)]), page.to_dict())
 
     async def _wait(self, asked: WaitForXid, caller: Caller) -> Answer:
         page, timed_out = await self._first_page(asked, caller)
-        text = page_text(page)
+        text = "\n".join([*self._numbered(asked.filter(), page), page_text(page)])
         if timed_out:
             text = f"Nothing matching within {asked.timeout_s:g} s.\n{text}"
         return Answer(text, {**page.to_dict(), "timed_out": timed_out})
+
+    def _numbered(self, match: EventFilter, page: Page) -> Iterator[str]:
+        """What to know of the indices that were asked for, where the events of the page show others."""
+        shown = {item.event.gpu.index for item in page.items if item.event.gpu is not None}
+        if not match.indices or shown <= match.indices:
+            return
+        for index in sorted(match.indices):
+            (device,) = self._stream.resolved(EventFilter(gpus=frozenset({index}))).gpus
+            yield (
+                f"Index {index} is GPU {device} now; its events name the index of their time."
+                if isinstance(device, str)
+                else f"No GPU is known to have index {index} now: events that named it at their time."
+            )
 
     async def _first_page(self, asked: WaitForXid, caller: Caller) -> tuple[Page, bool]:
         """The first page that holds something, and False; or an empty one, and True."""

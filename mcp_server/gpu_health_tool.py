@@ -2,22 +2,22 @@
 
 The verdict and its reasons are `daemon.gpu.verdict`'s; here they are put in order and in words: the node
 first, then the GPUs that are not well, worst first, then those that are. What could not be looked at is
-unknown and counted as that. A summary has the gravest reasons of each GPU and no notes.
+unknown and counted as that. A summary has each reason once, with the GPUs that have it, and no notes; what
+there is no room to tell in words is named all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from daemon.gpu.expected_gpu import LAST_EVENTS
 from daemon.gpu.readings import Costly, Health
-from daemon.gpu.verdict import Reason, Severity, State, Verdict
+from daemon.gpu.verdict import Reason, State
 from daemon.gpu.watch import GpuLook, NodeLook
 from mcp_server.gpu_looks import (
-    EVERYTHING_UNTOLD,
     GpuAsking,
     MigNamed,
     about,
@@ -28,16 +28,19 @@ from mcp_server.gpu_looks import (
     picked,
     whole,
 )
-from mcp_server.gpu_summary import MOST_IDS, ReasonsJson, UnreadOnce, about_judged, fitting_data
+from mcp_server.gpu_reasons import GroupedReasons
+from mcp_server.gpu_summary import TELLINGS, Telling, about_judged, fitting_data, unread_of_all
 from mcp_server.gpu_words import (
     amount,
-    fitting,
+    judged,
+    judged_lines,
     label,
-    last_events,
     listed,
+    matters,
     memory_of,
     of,
     states,
+    told_or_named,
     worst_first,
 )
 from mcp_server.services import Services
@@ -46,10 +49,8 @@ from mcp_server.wire_gpu import GetGpuHealth, HealthOut
 
 TEXT_TOKENS: Final = 1_200
 """What the text of a summary may cost its reader, by the estimate of `mcp_server.quote.tokens`."""
-MOST_REASONS: Final = 6
-"""Of one GPU, in the structured content of a summary; fewer where there is no room for them, one at least."""
 MOST_REASONS_TOLD: Final = 4
-"""Of one GPU, in the text of a summary."""
+"""Of one GPU, in the text of a summary; the others are named."""
 
 _SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "temperature": ("gpu_c",),
@@ -115,49 +116,56 @@ class GpuHealthTool:
 
     def _data(self, looked: _Looked, asked: GetGpuHealth) -> dict[str, Any]:
         if is_full(asked):
-            return self._with(looked, asked, None)
-        return fitting_data(lambda most: self._with(looked, asked, most), MOST_REASONS, 0)
+            return self._in_full(looked, asked)
+        reasons = GroupedReasons(looked.look.gpus, _of_the_node(looked.look))
+        return fitting_data(lambda telling: self._in_short(looked, asked, reasons, telling), TELLINGS)
 
-    def _with(self, looked: _Looked, asked: GetGpuHealth, most: int | None) -> dict[str, Any]:
-        """With so many reasons of each GPU; 0: with the gravest, and no ids of events; None: at full."""
-        look, full = looked.look, most is None
-        states = [_verdict(gpu).state for gpu in look.gpus]
-        told = {gpu.pci: _told(gpu, most) for gpu in look.gpus}
-        reasons = ReasonsJson(full=full, ids=MOST_IDS if most is None else min(most, MOST_IDS))
-        unread = UnreadOnce()
+    def _in_full(self, looked: _Looked, asked: GetGpuHealth) -> dict[str, Any]:
+        look = looked.look
         return {
-            **self._asking.opening(look, asked, looked.instances, EVERYTHING_UNTOLD if full else told),
-            "state": look.verdict.state.value if look.verdict is not None else None,
-            "reasons": reasons.of(reason for reason in _of_the_node(look) if full or _matters(reason)),
-            **{f"{state.value}_count": states.count(state) for state in State},
-            "events_unread": look.events_unread,
+            **self._asking.opening(look, asked, looked.instances),
+            **_verdict(look),
+            "reasons": [reason.to_json() for reason in _of_the_node(look)],
+            "gpus": [_gpu_in_full(gpu) | _costly(gpu, looked, asked) for gpu in look.gpus],
+        }
+
+    def _in_short(
+        self, looked: _Looked, asked: GetGpuHealth, reasons: GroupedReasons, telling: Telling
+    ) -> dict[str, Any]:
+        look = looked.look
+        shown = _SHOWN if telling.readings else {}
+        unread = unread_of_all(((gpu, gpu.reading.health) for gpu in look.gpus), shown)
+        return {
+            **self._asking.opening(look, asked, looked.instances, reasons.by_gpu(telling.reasons)),
+            **_verdict(look),
+            "reasons": reasons.told(telling.reasons, telling.ids, thresholds=telling.thresholds),
+            **filled({"more_reasons": reasons.left_out(telling.reasons)}),
             "gpus": [
-                (_in_full(gpu, reasons) if full else _in_short(gpu, look, told[gpu.pci], reasons, unread))
-                | ({"costly": whole(looked.costly.get(gpu.pci))} if asked.costly else {})
+                about_judged(gpu, reasons, telling, look)
+                | picked(gpu.reading.health, shown)
+                | _costly(gpu, looked, asked)
                 for gpu in look.gpus
             ],
+            **filled({"unread": unread}),
         }
 
     def _text(self, looked: _Looked, asked: GetGpuHealth) -> Iterator[str]:
         look, full = looked.look, is_full(asked)
         yield from notices(look, looked.instances)
         yield f"{self._summary(look)}."
-        yield from (f"- {reason.sentence}" for reason in _of_the_node(look) if full or _matters(reason))
+        yield from (f"- {reason.sentence}" for reason in _of_the_node(look) if full or matters(reason))
         if look.events_unread is not None:
             yield f"The events of the last hour are not part of this: {look.events_unread.rstrip('.')}."
-        ill = [
-            gpu
-            for gpu in worst_first(look.gpus)
-            if full or asked.gpu or _verdict(gpu).state is not State.HEALTHY
-        ]
+        every = full or bool(asked.gpu)
+        ill = [gpu for gpu in worst_first(look.gpus) if every or judged(gpu).state is not State.HEALTHY]
         shown = {gpu.pci for gpu in ill}
-        most = None if full else MOST_REASONS_TOLD
         events = LAST_EVENTS if full else events_of_each(look)
         paragraphs = [
-            _paragraph(gpu, most=most, events=events, readings=full or bool(asked.gpu)) for gpu in ill
+            (gpu, "\n".join([*judged_lines(gpu, None if full else MOST_REASONS_TOLD, events), *rest]))
+            for gpu in ill
+            for rest in (_rest(gpu, readings=every, full=full),)
         ]
-        left_out = "{} more that are not well: see the structured content."
-        yield from fitting(paragraphs, TEXT_TOKENS * (4 if full else 1), left_out)
+        yield from told_or_named(paragraphs, TEXT_TOKENS * (4 if full else 1))
         healthy = [gpu for gpu in look.gpus if gpu.pci not in shown]
         if healthy:
             yield f"healthy: {listed(healthy)}."
@@ -171,32 +179,22 @@ class GpuHealthTool:
         return f"Node {self._services.node} is {look.verdict.state.value.upper()}; GPUs: {gpus}"
 
 
-def _told(gpu: GpuLook, most: int | None) -> Sequence[Reason]:
-    """Its reasons; in a summary so many of the gravest, one at least."""
-    verdict = _verdict(gpu)
-    return verdict.reasons if most is None else _gravest(verdict, max(most, 1))
-
-
-def _in_short(
-    gpu: GpuLook, look: NodeLook, told: Sequence[Reason], reasons: ReasonsJson, unread: UnreadOnce
-) -> dict[str, Any]:
-    verdict, health = _verdict(gpu), gpu.reading.health
+def _verdict(look: NodeLook) -> dict[str, Any]:
+    """The node's verdict, and how many GPUs are in which state."""
+    found = [judged(gpu).state for gpu in look.gpus]
     return {
-        **about_judged(gpu, told, events_of_each(look)),
-        "state": verdict.state.value,
-        "reasons": reasons.of(told),
-        **filled({"reasons_left_out": len(verdict.reasons) - len(told)}),
-        **picked(health, _SHOWN),
-        **filled({"unread": unread.of(health, _SHOWN)}),
+        "state": look.verdict.state.value if look.verdict is not None else None,
+        **{f"{state.value}_count": found.count(state) for state in State},
+        "events_unread": look.events_unread,
     }
 
 
-def _in_full(gpu: GpuLook, reasons: ReasonsJson) -> dict[str, Any]:
-    verdict, health = _verdict(gpu), gpu.reading.health
+def _gpu_in_full(gpu: GpuLook) -> dict[str, Any]:
+    verdict, health = judged(gpu), gpu.reading.health
     return {
         **about(gpu, full=True),
         "state": verdict.state.value,
-        "reasons": reasons.of(verdict.reasons),
+        "reasons": [reason.to_json() for reason in verdict.reasons],
         **({} if health is None else {section: whole(getattr(health, section)) for section in _SHOWN}),
         "readings": whole(health, without=(*_SHOWN, "unread")),
         "not_checked": [check.to_json() for check in verdict.not_checked],
@@ -204,17 +202,8 @@ def _in_full(gpu: GpuLook, reasons: ReasonsJson) -> dict[str, Any]:
     }
 
 
-def _verdict(gpu: GpuLook) -> Verdict:
-    assert gpu.verdict is not None, "health() judges every GPU"
-    return gpu.verdict
-
-
-def _matters(reason: Reason) -> bool:
-    return reason.severity is not Severity.NOTE
-
-
-def _gravest(verdict: Verdict, most: int) -> Sequence[Reason]:
-    return [reason for reason in verdict.reasons if _matters(reason)][:most]
+def _costly(gpu: GpuLook, looked: _Looked, asked: GetGpuHealth) -> dict[str, Any]:
+    return {"costly": whole(looked.costly.get(gpu.pci))} if asked.costly else {}
 
 
 def _of_the_node(look: NodeLook) -> Iterable[Reason]:
@@ -223,21 +212,13 @@ def _of_the_node(look: NodeLook) -> Iterable[Reason]:
     return [reason for reason in reasons if not (reason.reading or "").startswith("gpu.")]
 
 
-def _paragraph(gpu: GpuLook, *, most: int | None, events: int, readings: bool) -> str:
-    """`most` reasons of it and no notes; None: all of them, and what was not checked."""
-    verdict = _verdict(gpu)
-    reasons = verdict.reasons if most is None else _gravest(verdict, most)
-    lines = [f"- {label(gpu)}: {verdict.state.value.upper()}"]
-    lines += [f"  {reason.severity.value}: {reason.sentence}" for reason in reasons]
-    lines += [f"  {line}" for line in last_events(gpu, events)]
-    if (more := sum(map(_matters, verdict.reasons)) - sum(map(_matters, reasons))) > 0:
-        lines.append(f"  {more} more reason{'s' * (more > 1)}: detail=full")
+def _rest(gpu: GpuLook, *, readings: bool, full: bool) -> Iterator[str]:
+    """What is told of a GPU beside its verdict."""
     if readings:
-        lines += [f"  {line}" for line in _readings(gpu.reading.health)]
-    if most is None and verdict.not_checked:
-        checks = "; ".join(f"{check.check} ({check.why})" for check in verdict.not_checked)
-        lines.append(f"  not checked: {checks}")
-    return "\n".join(lines)
+        yield from (f"  {line}" for line in _readings(gpu.reading.health))
+    if full and (not_checked := judged(gpu).not_checked):
+        checks = "; ".join(f"{check.check} ({check.why})" for check in not_checked)
+        yield f"  not checked: {checks}"
 
 
 def _readings(health: Health | None) -> Iterator[str]:

@@ -16,8 +16,8 @@ from typing import Any, Final
 from daemon.gpu.readings import Health, MigLayout
 from daemon.gpu.watch import GpuLook, NodeLook
 from mcp_server.gpu_looks import GpuAsking, MigNamed, about, filled, is_full, notices, picked, whole
-from mcp_server.gpu_summary import UnreadOnce, fitting_data
-from mcp_server.gpu_words import amount, fitting, label, memory_of, models, no_answer, of
+from mcp_server.gpu_summary import fitting_data, unread_of_all
+from mcp_server.gpu_words import amount, counted, fitting, label, memory_of, models, no_answer, of
 from mcp_server.services import Services
 from mcp_server.tools import Answer, Caller, Tool
 from mcp_server.wire_gpu import GetGpuInventory, InventoryOut
@@ -85,22 +85,24 @@ class GpuInventoryTool:
     def _data(self, looked: _Looked, asked: GetGpuInventory) -> dict[str, Any]:
         if is_full(asked):
             return self._with(looked, asked, None)
-        return fitting_data(lambda most: self._with(looked, asked, most), MOST_INSTANCES, 0)
+        return fitting_data(lambda most: self._with(looked, asked, most), range(MOST_INSTANCES, -1, -1))
 
     def _with(self, looked: _Looked, asked: GetGpuInventory, most: int | None) -> dict[str, Any]:
         """With so many MIG instances of each GPU; None: at full."""
-        unread = UnreadOnce()
-        known = [gpu.identity for gpu in looked.identities.gpus if gpu.identity is not None]
+        gpus = looked.identities.gpus
+        unread = unread_of_all(((gpu, looked.health.get(gpu.pci)) for gpu in gpus), _SHOWN)
+        known = [gpu.identity for gpu in gpus if gpu.identity is not None]
         cuda = next((one.cuda_version for one in known if one.cuda_version is not None), None)
         return {
             **self._asking.opening(looked.identities, asked, looked.instances),
             "driver_version": self._driver_version(looked),
             "cuda_version": cuda,
             "gpus": [
-                _in_full(gpu, health) if most is None else _in_short(gpu, health, unread, most)
-                for gpu in looked.identities.gpus
+                _in_full(gpu, health) if most is None else _in_short(gpu, health, most)
+                for gpu in gpus
                 for health in (looked.health.get(gpu.pci),)
             ],
+            **filled({"unread": {} if most is None else unread}),
         }
 
     def _driver_version(self, looked: _Looked) -> str | None:
@@ -115,18 +117,17 @@ class GpuInventoryTool:
             yield f"No GPU of {self._services.node} is known."
             return
         driver = self._driver_version(looked) or "unknown"
-        yield f"{len(gpus)} GPUs on {self._services.node}: {models(gpus)}; driver {driver}."
+        yield f"{counted(len(gpus))} on {self._services.node}: {models(gpus)}; driver {driver}."
         paragraphs = [_paragraph(gpu, looked.health.get(gpu.pci)) for gpu in gpus]
         yield from fitting(paragraphs, TEXT_TOKENS, "{} more: see the structured content.")
 
 
-def _in_short(gpu: GpuLook, health: Health | None, unread: UnreadOnce, most: int) -> dict[str, Any]:
+def _in_short(gpu: GpuLook, health: Health | None, most: int) -> dict[str, Any]:
     layout = _layout(gpu)
     return {
         **about(gpu, full=False),
         **picked(health, _SHOWN),
         "mig": None if layout is None else _mig(layout, most),
-        **filled({"unread": unread.of(health, _SHOWN)}),
     }
 
 

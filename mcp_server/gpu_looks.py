@@ -129,7 +129,10 @@ def could_not_look(state: SourceState) -> str | None:
 def notices(look: NodeLook, instances: Sequence[MigNamed] = ()) -> Iterator[str]:
     """The first lines of every text."""
     if look.state.mock:
-        yield "MOCK: these GPUs are invented (--gpu mock); nothing here is about real hardware."
+        yield (
+            "MOCK: the GPUs and their readings are invented (--gpu mock); events and incidents are this "
+            "node's own."
+        )
     if (line := could_not_look(look.state)) is not None:
         yield line
     elif look.state.name is SourceName.NO_GPU:

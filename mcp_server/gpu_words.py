@@ -12,7 +12,7 @@ from typing import Final
 from daemon.event import Kind
 from daemon.explanation import LABELS
 from daemon.gpu.readings import Memory
-from daemon.gpu.verdict import State
+from daemon.gpu.verdict import Reason, Severity, State, Verdict
 from daemon.gpu.watch import GpuLook
 from mcp_server.addresses import uri_of_event
 from mcp_server.gpu_looks import index_of, name_of, uuid_of
@@ -45,6 +45,11 @@ def _gib(size_bytes: int | None) -> float | None:
     return None if size_bytes is None else round(size_bytes / 2**30, 1)
 
 
+def counted(gpus: int) -> str:
+    """`1 GPU`, `8 GPUs`."""
+    return f"{gpus} GPU{'s' * (gpus != 1)}"
+
+
 def short(gpu: GpuLook) -> str:
     """`GPU 3`, or by its PCI address when it has no index."""
     index = index_of(gpu)
@@ -52,11 +57,11 @@ def short(gpu: GpuLook) -> str:
 
 
 def label(gpu: GpuLook) -> str:
-    """`GPU 3 0000:61:00.0 GPU-…`; of a lost one with the index it had."""
-    index, expected = index_of(gpu), gpu.expected
+    """`GPU 3 0000:61:00.0 GPU-…`; of one that has no index now with the one it had."""
+    index = index_of(gpu)
     parts = ["GPU" if index is None else f"GPU {index}", gpu.pci, *([uuid] if (uuid := uuid_of(gpu)) else [])]
-    if index is None and expected is not None and expected.index is not None:
-        parts.append(f"(was index {expected.index})")
+    if index is None and gpu.was_index is not None:
+        parts.append(f"(was index {gpu.was_index})")
     return " ".join(parts)
 
 
@@ -97,6 +102,49 @@ def last_events(gpu: GpuLook, most: int) -> Iterator[str]:
                 f"last event: {title} [{event.severity}] at {moment(event.time_us)}: {event.summary}; "
                 f"{uri_of_event(event.id)}"
             )
+
+
+def judged(gpu: GpuLook) -> Verdict:
+    """Its verdict, in an answer in which each GPU has one."""
+    assert gpu.verdict is not None, "health() judges every GPU"
+    return gpu.verdict
+
+
+def matters(reason: Reason) -> bool:
+    """False for a note, which changes no verdict."""
+    return reason.severity is not Severity.NOTE
+
+
+def judged_lines(gpu: GpuLook, most: int | None, events: int) -> Iterator[str]:
+    """The verdict on one GPU: so many reasons in words, the others that matter by name, and of a lost GPU so
+    many of its last events. None: every reason, notes too."""
+    verdict = judged(gpu)
+    reasons = [reason for reason in verdict.reasons if most is None or matters(reason)]
+    yield f"- {label(gpu)}: {verdict.state.value.upper()}"
+    yield from (f"  {reason.severity.value}: {reason.sentence}" for reason in reasons[:most])
+    yield from (f"  {line}" for line in last_events(gpu, events))
+    if most is not None and (more := reasons[most:]):
+        yield f"  also {named(more)}: detail=full"
+
+
+def named(reasons: Iterable[Reason]) -> str:
+    """`degraded: Xid 48, row_remap_pending; unknown: unread`."""
+    found: dict[str, list[str]] = {}
+    for reason in reasons:
+        names = found.setdefault(reason.severity.value, [])
+        if reason.name not in names:
+            names.append(reason.name)
+    return "; ".join(f"{severity}: {', '.join(names)}" for severity, names in found.items())
+
+
+def told_or_named(paragraphs: Sequence[tuple[GpuLook, str]], room: int) -> Iterator[str]:
+    """As many of these GPUs in the words of their paragraphs as there is room for, in tokens, the first in
+    any case; of the others what is wrong with them, by name."""
+    is_full = False
+    for number, (gpu, text) in enumerate(paragraphs):
+        room -= tokens(text)
+        is_full = is_full or (number > 0 and room < 0)
+        yield f"- {short(gpu)}: {named(filter(matters, judged(gpu).reasons))}." if is_full else text
 
 
 def worst_first(gpus: Iterable[GpuLook]) -> list[GpuLook]:

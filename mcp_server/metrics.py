@@ -166,6 +166,7 @@ class Metrics(Collector):
         """One family after the other. Counters carry no `_created` series."""
         yield from self._events()
         yield from self._hearing()
+        yield from self._reading()
         yield from self._serving()
 
     def _events(self) -> Iterator[Metric]:
@@ -204,6 +205,19 @@ class Metrics(Collector):
             "xidwatch_forged_lines",
             "Fault lines that a user process wrote.",
             self._services.counters().forged_lines,
+        )
+
+    def _reading(self) -> Iterator[Metric]:
+        state = self._services.watch.state()
+        yield CounterMetricFamily(
+            "xidwatch_nvml_workers_abandoned",
+            "Processes left behind because an NVML call in them did not return.",
+            state.abandoned,
+        )
+        yield GaugeMetricFamily(
+            "xidwatch_gpus_left_alone",
+            "GPUs on which a call hung or crashed NVML, so that they are not asked.",
+            len({call.gpu for call in state.hung if call.gpu is not None}),
         )
 
     def _serving(self) -> Iterator[Metric]:

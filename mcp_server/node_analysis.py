@@ -112,7 +112,7 @@ class NodeAnalysis:
         since = parse_since(asked.since, now_us=now_us) if asked.since else Since(0)
         if since.cursor:
             await stream.page(since.cursor, 1)  # refuses a cursor from the future
-        match = EventFilter.parse(severity=asked.severity, gpu=asked.gpu)
+        match = stream.resolved(EventFilter.parse(severity=asked.severity, gpu=asked.gpu))
         next_cursor = stream.newest
         items, complete = await self._newest_of_each_severity(match, since)
         hearing, _ = await self._newest(EventFilter(kinds=HEARING), since)
@@ -166,7 +166,7 @@ class NodeAnalysis:
 
     async def incidents(self, gpus: Sequence[str] = ()) -> list[Item]:
         """The incidents kept, of these GPUs or of all, in the order to tell them. Raises UserError."""
-        match = EventFilter.parse(gpu=gpus)
+        match = self._services.stream.resolved(EventFilter.parse(gpu=gpus))
         items = (await self._services.stream.page(None, MAX_LIMIT, match)).items if gpus else []
         found, _ = await self._incidents(match, items)
         return found

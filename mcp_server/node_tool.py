@@ -7,20 +7,31 @@ there are no events, without a driver the GPUs are unknown, and the machine is t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from daemon.analysis import FaultGroup
 from daemon.event import rfc3339
 from daemon.gpu.readings import Identity
-from daemon.gpu.verdict import Reason, Severity, State, Verdict
+from daemon.gpu.verdict import Reason, State, Verdict
 from daemon.gpu.watch import GpuLook, NodeLook
 from daemon.host import HostFacts, host_facts
 from mcp_server.addresses import uri_of_event, uri_of_incident
-from mcp_server.gpu_looks import GpuAsking, about, events_of_each, notices
-from mcp_server.gpu_summary import ReasonsJson, about_judged, fitting_data
-from mcp_server.gpu_words import fitting, gib, label, last_events, listed, models, states, worst_first
+from mcp_server.gpu_looks import EVERYTHING_UNTOLD, GpuAsking, about, events_of_each, filled, notices
+from mcp_server.gpu_reasons import GroupedReasons
+from mcp_server.gpu_summary import TELLINGS, Telling, about_judged, fitting_data
+from mcp_server.gpu_words import (
+    gib,
+    judged,
+    judged_lines,
+    listed,
+    matters,
+    models,
+    states,
+    told_or_named,
+    worst_first,
+)
 from mcp_server.node_analysis import Looked, NodeAnalysis
 from mcp_server.quote import moment, title
 from mcp_server.services import Services
@@ -35,6 +46,12 @@ TEXT_TOKENS: Final = 800
 EVENTS_SINCE: Final = "24h"
 MOST_FAULTS: Final = 3
 """In a summary."""
+_ROOMS: Final = (
+    *((telling, MOST_FAULTS) for telling in TELLINGS if telling.readings),
+    *((telling, 1) for telling in TELLINGS if not telling.readings),
+    (TELLINGS[-1], 0),
+)
+"""How much of the GPUs and how many faults a summary tells, from most to least."""
 _BUT: Final = {
     Finding.FAULTS: " but what incidents tell",
     Finding.NO_FAULTS: "",
@@ -105,28 +122,42 @@ class NodeTool:
 
     def _data(self, node: _Node, *, full: bool) -> dict[str, Any]:
         if full:
-            return self._with(node, None)
-        return fitting_data(lambda faults: self._with(node, faults), MOST_FAULTS, 1)
+            reasons = {"reasons": [reason.to_json() for reason in _of_the_node(node)]}
+            return self._with(node, None, reasons, [_in_full(gpu) for gpu in node.health.gpus])
+        grouped = GroupedReasons(node.health.gpus, _of_the_node(node))
+        return fitting_data(lambda room: self._in_short(node, grouped, *room), _ROOMS)
 
-    def _with(self, node: _Node, faults: int | None) -> dict[str, Any]:
-        """With so many faults; None: at full."""
-        full = faults is None
+    def _in_short(
+        self, node: _Node, reasons: GroupedReasons, telling: Telling, faults: int
+    ) -> dict[str, Any]:
+        told = {
+            "reasons": reasons.told(telling.reasons, telling.ids, thresholds=telling.thresholds),
+            **filled({"more_reasons": reasons.left_out(telling.reasons)}),
+        }
+        gpus = [about_judged(gpu, reasons, telling, node.health) for gpu in node.health.gpus]
+        return self._with(node, faults, told, gpus, reasons.by_gpu(telling.reasons))
+
+    def _with(
+        self,
+        node: _Node,
+        faults: int | None,
+        reasons: Mapping[str, Any],
+        gpus: Sequence[Mapping[str, Any]],
+        told: Mapping[str, Sequence[Reason]] = EVERYTHING_UNTOLD,
+    ) -> dict[str, Any]:
+        """With so many faults; None: at full. `told` are the reasons of each GPU that `reasons` has."""
         services, status = self._services, self._services.status()
-        asked = AboutGpus(detail=Detail.FULL if full else Detail.SUMMARY)
+        asked = AboutGpus(detail=Detail.FULL if faults is None else Detail.SUMMARY)
         probes = services.health()
-        told = {} if full else {gpu.pci: _judged(gpu).reasons[:1] for gpu in node.health.gpus}
-        reasons = ReasonsJson(full=full)
         return {
             **self._asking.opening(node.health, asked, (), told),
             "state": _verdict_of(node.health).state.value,
-            "reasons": reasons.of(_reasons(_of_the_node(node), full=full)),
+            **reasons,
             "host": _host(node.host, status.get("boot_id")),
             "driver": {"version": self._driver_version(node), "cuda_version": _cuda_version(node)},
-            "gpus": [
-                _in_full(gpu, reasons) if full else _in_short(gpu, node.health) for gpu in node.health.gpus
-            ],
+            "gpus": gpus,
             "events": None if node.events is None else _events_json(node.events, faults),
-            "events_unread": node.events_unread or node.health.events_unread,
+            "events_unread": _events_unread(node),
             "hears": any(probe.live and probe.hears for probe in probes),
             "probes": [
                 {
@@ -149,7 +180,7 @@ class NodeTool:
     def _text(self, node: _Node) -> Iterator[str]:
         yield from notices(node.health)
         yield f"Node {self._services.node} is {_verdict_of(node.health).state.value.upper()}."
-        yield from (f"- {reason.sentence}" for reason in _reasons(_of_the_node(node), full=False))
+        yield from (f"- {reason.sentence}" for reason in _of_the_node(node) if matters(reason))
         yield f"{_machine(node.host)} {self._driver(node)}"
         yield from _fleet_lines(node.health)
         yield from self._event_lines(node)
@@ -162,7 +193,7 @@ class NodeTool:
         return f"NVIDIA driver {version}, CUDA {cuda or 'unknown'}."
 
     def _event_lines(self, node: _Node) -> Iterator[str]:
-        events, unread = node.events, node.events_unread or node.health.events_unread
+        events, unread = node.events, _events_unread(node)
         if unread is not None:
             yield f"Events UNKNOWN: {unread.rstrip('.')}."
         if events is None:
@@ -202,8 +233,10 @@ def _of_the_node(node: _Node) -> Iterable[Reason]:
     ]
 
 
-def _reasons(reasons: Iterable[Reason], *, full: bool) -> list[Reason]:
-    return [reason for reason in reasons if full or reason.severity is not Severity.NOTE]
+def _events_unread(node: _Node) -> str | None:
+    """Why events are missing. That those of this node are not held against invented GPUs is no reason."""
+    of_the_gpus = None if node.health.state.mock else node.health.events_unread
+    return node.events_unread or of_the_gpus
 
 
 def _identities(node: _Node) -> Iterator[Identity]:
@@ -227,23 +260,13 @@ def _host(host: HostFacts, boot_id: object) -> dict[str, Any]:
     }
 
 
-def _in_short(gpu: GpuLook, look: NodeLook) -> dict[str, Any]:
-    verdict = _judged(gpu)
-    public = about_judged(gpu, verdict.reasons[:1], events_of_each(look))
-    if "no_answer" in public and verdict.reasons:
-        public["no_answer"].pop("reason", None)  # the headline has what matters more
-    return public | {"state": verdict.state.value, "headline": verdict.headline}
-
-
-def _in_full(gpu: GpuLook, reasons: ReasonsJson) -> dict[str, Any]:
-    verdict = _judged(gpu)
-    state = {"state": verdict.state.value, "headline": verdict.headline}
-    return about(gpu, full=True) | state | {"reasons": reasons.of(verdict.reasons)}
-
-
-def _judged(gpu: GpuLook) -> Verdict:
-    assert gpu.verdict is not None, "health() judges every GPU"
-    return gpu.verdict
+def _in_full(gpu: GpuLook) -> dict[str, Any]:
+    verdict = judged(gpu)
+    return about(gpu, full=True) | {
+        "state": verdict.state.value,
+        "headline": verdict.headline,
+        "reasons": [reason.to_json() for reason in verdict.reasons],
+    }
 
 
 def _events_json(events: Looked, faults: int | None) -> dict[str, Any]:
@@ -301,18 +324,9 @@ def _fleet_lines(look: NodeLook) -> Iterator[str]:
         yield "No GPU is known."
         return
     yield f"GPUs: {models(gpus)}; {states(gpus)}."
-    ill = [gpu for gpu in worst_first(gpus) if _state(gpu) is not State.HEALTHY]
-    paragraphs = ["\n".join(_gpu_lines(gpu, events_of_each(look))) for gpu in ill]
-    yield from fitting(paragraphs, TEXT_TOKENS, "{} more that are not well: get_gpu_health has them.")
+    ill = [gpu for gpu in worst_first(gpus) if judged(gpu).state is not State.HEALTHY]
+    events = events_of_each(look)
+    yield from told_or_named([(gpu, "\n".join(judged_lines(gpu, 1, events))) for gpu in ill], TEXT_TOKENS)
     well = [gpu for gpu in gpus if gpu not in ill]
     if well:
         yield f"healthy: {listed(well)}."
-
-
-def _state(gpu: GpuLook) -> State:
-    return State.UNKNOWN if gpu.verdict is None else gpu.verdict.state
-
-
-def _gpu_lines(gpu: GpuLook, events: int) -> Iterator[str]:
-    yield f"- {label(gpu)}: {gpu.verdict.headline if gpu.verdict is not None else 'unknown'}"
-    yield from (f"  {line}" for line in last_events(gpu, events))

@@ -13,7 +13,7 @@ from typing import Any, Final
 from daemon.gpu.readings import Link
 from daemon.gpu.watch import GpuLook, NodeLook
 from mcp_server.gpu_looks import GpuAsking, about, filled, index_of, is_full, notices, whole
-from mcp_server.gpu_words import fitting, label, listed, no_answer
+from mcp_server.gpu_words import counted, fitting, label, listed, no_answer
 from mcp_server.services import Services
 from mcp_server.tools import Answer, Caller, Tool
 from mcp_server.wire_nvlink import GetNvlinkTopology, NvLinkOut
@@ -69,7 +69,7 @@ class NvLinkTool:
                 lines.append(_unknown(gpu))
             else:
                 alike[text].append(gpu)
-        yield f"NVLink of {len(look.gpus)} GPUs on {self._services.node}:"
+        yield f"NVLink of {counted(len(look.gpus))} on {self._services.node}:"
         told = [
             f"- {label(gpus[0]) if len(gpus) == 1 else f'{listed(gpus)}, each'}: {text}."
             for text, gpus in alike.items()

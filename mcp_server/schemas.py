@@ -91,7 +91,7 @@ class _Shortener:
                 inner = self._resolved(inner.get("items", {}))
             words = [*self._words(inner, each.get("description"))]
             text = f"{name}{listed}{'' if name in required else '?'}{nullable}"
-            told.append(f"{text} ({' '.join(words)})" if words else text)
+            told.append(f"{text} ({'; '.join(words)})" if words else text)
         return ", ".join(told)
 
     def _words(self, inner: Mapping[str, Any], description: str | None) -> Iterator[str]:
@@ -101,7 +101,7 @@ class _Shortener:
         elif 0 < len(choices) <= MOST_CHOICES:
             yield "|".join(map(str, choices))
         if inner.get(_BRIEF):
-            yield f"with {self._keys(inner)}"
+            yield f"keys: {self._keys(inner)}"
 
     def _resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         name = _name(schema)

@@ -88,6 +88,11 @@ class StatusTool:
         yield f"Journal: {journal.get('state', 'unknown')}{reason}."
         if status["driver_version"]:
             yield f"NVIDIA driver {status['driver_version']}."
+        if count := self._services.watch.state().abandoned:
+            yield (
+                f"{count} process{'es' * (count != 1)} that read GPUs left behind since the start, in NVML "
+                "calls that did not return."
+            )
         if status["drills_allowed"]:
             yield "Drills are allowed: events with drill=true are tests."
         if status["unavailable"]:

@@ -2,18 +2,18 @@
 
 Readings have their units in their names (`_c`, `_w`, `_bytes`, `_mhz`, `_us`, `_percent`). A reading
 that is null could not be read, or the GPU does not have it: `unread` says which and why. A key that is
-missing was not asked for (there are more at `full`), or has nothing to say: a GPU with neither `lost`
-nor `no_answer` answered.
+missing was not asked for (there are more at `full`), had no room in a summary, or has nothing to say: a
+GPU with neither `lost` nor `no_answer` answered.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
-from daemon.event import Severity
 from daemon.gpu.expected_gpu import Presence
 from daemon.gpu.source import SourceName
 from daemon.gpu.verdict import Code, Source, State
@@ -72,7 +72,15 @@ class GetGpuHealth(AboutGpus):
 Object = dict[str, Any]
 """Readings under their names."""
 Unread = Annotated[dict[str, str], Field(description="Why a reading is null: its path → reason.")]
-"""Missing when nothing is null. In a summary each reason is told of the first GPU that has it."""
+"""Missing when nothing is null."""
+UnreadOfAll = Annotated[
+    Object, Field(description="Summary: why a reading of gpus is null: path → reason, of which GPUs.")
+]
+
+
+Told = TypeVar("Told")
+Aside = SkipJsonSchema[Told]
+"""Of such a key the schema says only what the words for what is around it say."""
 
 
 class HungOut(Brief):
@@ -81,7 +89,7 @@ class HungOut(Brief):
     pci: Annotated[str | None, Field(description="null: the library.")]
     call: Annotated[str | None, Field(description="missing: as before.")] = None
     since: str
-    trouble: Annotated[str, Field(description="as call.")] = "hung"
+    trouble: Annotated[str, Field(description="hung, crashed; missing: as before, at first hung.")] = "hung"
 
 
 class SourceOut(Brief):
@@ -90,7 +98,10 @@ class SourceOut(Brief):
     state: Annotated[SourceName, Field(description="ok, no_gpu, no_driver, off, …")]
     reason: str | None
     hint: str | None = None
-    hung: list[HungOut] = Field(default=[], description="Those that no reason tells.")
+    hung: list[HungOut] = Field(
+        default=[],
+        description="Calls that reasons do not tell.",
+    )
 
 
 class MigNamedOut(Brief):
@@ -106,7 +117,7 @@ class NoAnswerOut(Brief):
     """Why it did not answer."""
 
     trouble: Annotated[str, Field(description="hung, not_asked, …")]
-    reason: Annotated[str, Field(description="missing where a reason says it.")] = ""
+    reason: Annotated[str, Field(description="missing: see reasons.")] = ""
 
 
 class LastEventOut(Brief):
@@ -116,16 +127,16 @@ class LastEventOut(Brief):
     time: str
     kind: str
     code: int | None
-    severity: Severity
+    severity: str
     summary: str
 
 
 class LostOut(Brief):
-    """The node should have it, and lacks it."""
+    """The node lacks it."""
 
-    presence: Annotated[Presence, Field(description="lost or gone.")]
+    presence: Presence
     since: str
-    why: Annotated[str | None, Field(description="missing where a reason says it.")] = None
+    why: Annotated[str | None, Field(description="missing: see reasons.")] = None
     last_index: Annotated[int | None, Field(description="may be another's now.")]
     last_answered: Annotated[str | None, Field(description="At full.")] = None
     last_events: list[LastEventOut] = Field(default=[], description="Newest last.")
@@ -134,7 +145,7 @@ class LostOut(Brief):
 class GpuAboutOut(Shown):
     """Which GPU, and whether it answered."""
 
-    index: Annotated[int | None, Field(description="null: lost.")]
+    index: Annotated[int | None, Field(description="null: lost, or not known.")]
     uuid: str | None
     pci: str
     name: str | None
@@ -147,7 +158,10 @@ class AnswerOut(Shown):
 
     node: str
     as_of: str
-    mock: Annotated[bool, Field(description="The GPUs are invented.")]
+    mock: Annotated[
+        bool,
+        Field(description="GPUs, readings, verdicts are invented; events are real."),
+    ]
     source: SourceOut
     detail: Detail
     device_count: Annotated[int | None, Field(description="null: nobody could look.")]
@@ -167,7 +181,7 @@ class SensorsOut(GpuAboutOut):
     temperature: Object = Field(default={})
     power: Object = Field(default={})
     utilization: Object = Field(default={})
-    unread: Unread = Field(default={})
+    unread: Aside[dict[str, str]] = Field(default={})
 
 
 class MigInstanceOut(Brief):
@@ -189,7 +203,7 @@ class MigOut(Brief):
 
 
 class InventoryGpuOut(SensorsOut):
-    """One GPU of the inventory."""
+    """One GPU; at full with unread: why a reading is null."""
 
     mig: Annotated[MigOut | None, Field(description="null: not read.")]
     identity: Annotated[Object | None, Field(description="At full.")] = None
@@ -201,22 +215,30 @@ class InventoryOut(GpusAnswerOut):
     driver_version: str | None
     cuda_version: Annotated[str | None, Field(description="Newest CUDA that the driver supports.")]
     gpus: list[InventoryGpuOut]
+    unread: UnreadOfAll = Field(default={})
 
 
 class ReasonOut(Brief):
-    """Why. In a summary a key is missing where it is as in the answer's first reason of that code."""
+    """Why."""
 
     code: Code
-    severity: Annotated[ReasonSeverity | None, Field(description="unhealthy, degraded, unknown, note.")] = (
-        None
-    )
-    sentence: str
+    severity: ReasonSeverity
+    fault: Annotated[str | None, Field(description="Xid 48.")] = None
+    blame: Annotated[str | None, Field(description="whose fault that usually is.")] = None
+    gpus: list[int | str] = Field(default=[], description="index or PCI; missing: the node.")
+    sentence: Annotated[str, Field(description="of the first of gpus.")]
     reading: Annotated[str | None, Field(description="Its path.")] = None
-    value: bool | int | float | str | None
+    value: bool | int | float | str | None = None
+    values: list[bool | int | float | str | None] = Field(
+        default=[], description="one for each of gpus, in place of value."
+    )
     threshold: bool | int | float | str | None = None
     threshold_source: Source | None = None
     reference: str | None = None
-    events: list[str] = Field(default=[], description="Ids, newest first.")
+    events: list[str] = Field(default=[], description="Ids, newest first; summary: some.")
+
+
+MoreReasons = Annotated[str, Field(description="Without room for words: severity: Xid or code, …")]
 
 
 class NotCheckedOut(Brief):
@@ -227,13 +249,13 @@ class NotCheckedOut(Brief):
 
 
 class HealthGpuOut(SensorsOut):
-    """One GPU."""
+    """One GPU; at full with its own reasons, all readings, not_checked, and unread (why one is null)."""
 
     state: State
-    reasons: Annotated[list[ReasonOut], Field(description="Gravest first.")]
-    reasons_left_out: Annotated[int, Field(description="Full has them.")] = 0
-    readings: Annotated[Object | None, Field(description="At full.")] = None
-    not_checked: list[NotCheckedOut] = Field(default=[], description="At full.")
+    more_reasons: MoreReasons = ""
+    reasons: Aside[list[ReasonOut]] = Field(default=[])
+    readings: Aside[Object | None] = None
+    not_checked: Aside[list[NotCheckedOut]] = Field(default=[])
     costly: Object | None = None
 
 
@@ -241,10 +263,15 @@ class HealthOut(GpusAnswerOut):
     """How the GPUs are."""
 
     state: Annotated[State | None, Field(description="Of the node; null: only some GPUs were asked for.")]
-    reasons: Annotated[list[ReasonOut], Field(description="Of the node, beside its GPUs'.")]
+    reasons: Annotated[
+        list[ReasonOut],
+        Field(description="Gravest first: the node's; in a summary its GPUs' too, but notes."),
+    ]
+    more_reasons: Aside[str] = ""
     healthy_count: int
     degraded_count: int
     unhealthy_count: int
     unknown_count: int
     events_unread: Annotated[str | None, Field(description="Why events are no part of it.")]
     gpus: list[HealthGpuOut]
+    unread: UnreadOfAll = Field(default={})

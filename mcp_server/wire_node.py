@@ -6,12 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from daemon.event import Severity
 from daemon.gpu.verdict import State
 from mcp_server.schemas import Brief
 from mcp_server.wire import Arguments
 from mcp_server.wire_analysis import Finding, ProbeOut
-from mcp_server.wire_gpu import AnswerOut, Detail, DetailLevel, GpuAboutOut, ReasonOut
+from mcp_server.wire_gpu import (
+    AnswerOut,
+    Aside,
+    Detail,
+    DetailLevel,
+    GpuAboutOut,
+    MoreReasons,
+    ReasonOut,
+)
 
 
 class DescribeGpuNode(Arguments):
@@ -26,10 +33,10 @@ class DescribeGpuNode(Arguments):
 class HostOut(Brief):
     """The machine."""
 
-    os_name: Annotated[str | None, Field(description="In a container the image's.")]
+    os_name: Annotated[str | None, Field(description="of the image in a container.")]
     kernel_release: str
     architecture: str
-    container: Annotated[str | None, Field(description="What xidwatch runs in.")]
+    container: str | None
     cpus: int | None
     memory_total_bytes: int | None
     uptime_s: float | None
@@ -44,45 +51,50 @@ class DriverOut(Brief):
 
 
 class NodeGpuOut(GpuAboutOut):
-    """One GPU."""
+    """One GPU; at full with its own reasons and a headline."""
 
     state: State
-    headline: Annotated[str, Field(description="The state with its gravest reason.")]
-    reasons: list[ReasonOut] = Field(default=[], description="At full.")
+    more_reasons: MoreReasons = ""
+    headline: Aside[str] = ""
+    reasons: Aside[list[ReasonOut]] = Field(default=[])
 
 
 class NodeFaultOut(Brief):
-    """One fault of one device, however often it came."""
+    """A fault."""
 
-    severity: Severity
+    severity: str
     title: str
     device: str | None
     count: int
     last_time: str
     summary: str
-    uri: Annotated[str, Field(description="Its newest event.")]
+    uri: Annotated[str, Field(description="of its newest event.")]
 
 
 class NodeEventsOut(Brief):
-    """What was heard of late."""
+    """The last day."""
 
     since: str
     finding: Finding
-    open_incidents: Annotated[list[str], Field(description="Ids, worst first.")]
-    faults: Annotated[list[NodeFaultOut], Field(description="Worst first.")]
+    open_incidents: Annotated[list[str], Field(description="ids, worst first.")]
+    faults: Annotated[list[NodeFaultOut], Field(description="worst first.")]
     faults_total: int
     drills_left_out: int
 
 
 class NodeProbeOut(Brief, ProbeOut):
-    """What hears the kernel log, or not."""
+    """What hears, or not."""
 
 
 class NodeOut(AnswerOut):
     """This node."""
 
     state: State
-    reasons: Annotated[list[ReasonOut], Field(description="Of the node, beside its GPUs'.")]
+    reasons: Annotated[
+        list[ReasonOut],
+        Field(description="Gravest first: the node's; in a summary its GPUs' too, but notes."),
+    ]
+    more_reasons: Aside[str] = ""
     host: HostOut
     driver: DriverOut
     gpus: list[NodeGpuOut]

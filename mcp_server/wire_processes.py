@@ -33,7 +33,9 @@ class ProcessFactsOut(Brief):
 class ProcessesGpuOut(GpuAboutOut):
     """One GPU and who uses it."""
 
-    process_count: Annotated[int | None, Field(description="null: could not be listed.")]
+    process_count: Annotated[
+        int | None, Field(description="Of the GPU, or its instances in mig_asked_for. null: not listed.")
+    ]
     processes: Annotated[list[ProcessFactsOut] | None, Field(description="Most memory first.")]
     processes_left_out: Annotated[int, Field(description="Processes that full would add.")] = 0
     unread: Unread = Field(default={})

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from daemon.config import Config, ProbeName
-from daemon.event import Event, Kind, Process
+from daemon.event import Event, Kind, Process, rfc3339
 from daemon.gpu.driver_hold import DriverHold, Tracepoint
 from daemon.gpu.inquiry import Inquiry, gpus
 from daemon.gpu.mock import MockSource
@@ -24,6 +24,7 @@ from daemon.pipeline import Pipeline
 from daemon.recent import of_last_hour
 from daemon.store import Store
 from probes import kernel
+from probes.errors import UserError
 from probes.health import ProbeHealth
 from probes.kernel import Clock
 from xidwatch.gpu_source import source_of
@@ -53,6 +54,8 @@ class GpuSide:
         self.processes = ProcessReader()
 
         async def recent_events() -> Sequence[Event]:
+            if self._is_mock:
+                raise UserError("the GPUs are invented, and the events are this node's own")
             return await of_last_hour(store.stream, clock.wall_us())
 
         self.watch = GpuWatch(
@@ -119,7 +122,13 @@ class GpuSide:
             "hint": state.hint,
             "mock": state.mock,
             "hung": [
-                {"pci": hung.gpu, "call": hung.call, "trouble": hung.trouble.value} for hung in state.hung
+                {
+                    "pci": hung.gpu,
+                    "call": hung.call,
+                    "trouble": hung.trouble.value,
+                    "since": rfc3339(hung.since_us),
+                }
+                for hung in state.hung
             ],
             "workers_abandoned": state.abandoned,
             "expected": len(self.watch.expected.all()),
@@ -166,6 +175,8 @@ class GpuSide:
         loaded = [event for event in events if event.kind is Kind.DRIVER_LOADED and not event.drill]
         if loaded:
             self.hold.take_up()
+            if isinstance(self.source, NvmlSource):
+                self.source.driver_loaded(max(event.last_time_us for event in loaded))
         released_us = self._released_us()
         if released_us is not None and any(event.last_time_us > released_us for event in loaded):
             self._take_up()
@@ -189,4 +200,5 @@ class GpuSide:
 
     def _learnt(self, identities: Sequence[Identity]) -> None:
         if not self._is_mock:
-            self._pipeline.learn_from_nvml(gpus(identities))
+            versions = (each.driver_version for each in identities if each.driver_version is not None)
+            self._pipeline.learn_from_nvml(gpus(identities), next(versions, None))

@@ -112,8 +112,13 @@ def _gpus(gpu: Mapping[str, Any], style: Style) -> Iterator[str]:
     yield f"{style.yellow('mock') if gpu['mock'] else source}{reason}; {gpu['expected']} known"
     for lost in gpu["lost"]:
         yield f"{_text(lost['pci'])} {style.red(_text(lost['presence']))} since {_text(lost['since'])}"
-    for hung in gpu["hung"]:
-        yield f"{_text(hung['pci'])} {style.red(_text(hung['trouble']))} in {_text(hung['call'])}"
+    for hung in {each["pci"]: each for each in gpu["hung"]}.values():
+        where = _text(hung["pci"] or "the library")
+        since = f"since {_text(hung['since'])}"
+        yield f"{where} {style.red(_text(hung['trouble']))} in {_text(hung['call'])} {since}"
+    if count := gpu["workers_abandoned"]:
+        processes = f"{count} process{'es' * (count != 1)}"
+        yield f"{style.yellow(processes)} left behind in calls that did not return, since the start"
 
 
 def _absent(part: Mapping[str, Any]) -> str:

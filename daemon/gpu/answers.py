@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from daemon.event import rfc3339
 from daemon.gpu.protocol import Trouble
+
+
+def not_returned(call: str, since_us: int, now_us: int | None = None) -> str:
+    """`nvmlDeviceGetTemperature has not returned since 20:56:44Z (16 s)`; without how long it lasts where
+    `now_us` is None. Times are wall clock, µs since the Unix epoch."""
+    since = rfc3339(since_us)[len("2026-11-22T") : len("2026-11-22T20:56:44")]
+    lasts = "" if now_us is None else f" ({max(now_us - since_us, 0) / 1e6:.0f} s)"
+    return f"{call or 'an NVML call'} has not returned since {since}Z{lasts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +38,13 @@ class Unanswered:
     """The NVML function it failed in or hangs in; None when it was none, or it is not known."""
     since_us: int | None = None
     """When that call began, Unix time in µs; None when it has returned."""
+
+    def as_of(self, now_us: int) -> Unanswered:
+        """The same, told at this time (wall clock, µs since the Unix epoch): how long a call that hangs has
+        lasted."""
+        if self.trouble is not Trouble.HUNG or self.call is None or self.since_us is None:
+            return self
+        return replace(self, reason=not_returned(self.call, self.since_us, now_us))
 
 
 Answer = Answered | Unanswered
@@ -56,6 +72,11 @@ class HungCall:
     """When it began, Unix time in µs."""
     trouble: Trouble
     """HUNG or CRASHED."""
+
+    def told(self, now_us: int) -> str:
+        """The call and how long it has lasted at this time (wall clock, µs since the Unix epoch).
+        Only for one that is HUNG."""
+        return not_returned(self.call, self.since_us, now_us)
 
 
 @dataclass(frozen=True, slots=True)

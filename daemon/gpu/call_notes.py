@@ -43,6 +43,11 @@ class OpenCall:
     """When it began: CLOCK_MONOTONIC, the same in both processes."""
 
     @property
+    def since_us(self) -> int:
+        """When it began, Unix time in µs."""
+        return (time.time_ns() - (time.monotonic_ns() - self.since_ns)) // 1000
+
+    @property
     def seconds(self) -> float:
         """How long it has lasted by now."""
         return (time.monotonic_ns() - self.since_ns) / 1e9

@@ -33,6 +33,8 @@ from daemon.gpu.worker_process import StartError, WorkerProcess
 
 MOST_STUCK = 16
 """While so many abandoned workers have not ended, no further one is started: each is a process."""
+STUCK_BY_INSISTING = MOST_STUCK // 2
+"""While so many are stuck, nobody may insist: the others are for GPUs that are not known to hang."""
 
 COMMAND = (sys.executable, "-P", "-m", "daemon.gpu.worker")
 
@@ -98,8 +100,9 @@ class GpuWorker:
         """What `operation` answers for each of `gpus`; None: for all that the driver answers for.
 
         Returns within about `deadline_s`, the start of a worker not counted, and once more that long after
-        a crash or a reload of the driver. `insist` asks GPUs that are left alone, too. Every GPU asked for
-        is among the answers, unless the library itself is in trouble.
+        a crash or a reload of the driver. `insist` asks GPUs that are left alone, too, until too many workers
+        are stuck; one that answers is left alone no more. Every GPU asked for is among the answers, unless
+        the library itself is in trouble.
         """
         if gpus is None:
             located = await self.locate(deadline_s=deadline_s)
@@ -110,14 +113,18 @@ class GpuWorker:
             answers = await self.ask(operation, known, deadline_s=deadline_s, insist=insist, **arguments)
             return Answers({**answers.gpus, **silent}, answers.trouble)
         now = time.monotonic()
-        left = {} if insist else {gpu: self._left_alone.answer(gpu, now) for gpu in gpus}
-        asked = [gpu for gpu in dict.fromkeys(gpus) if left.get(gpu) is None]
+        may_insist = insist and len(self._stuck) < STUCK_BY_INSISTING
+        left = {gpu: answer for gpu in gpus if (answer := self._left_alone.answer(gpu, now)) is not None}
+        asked = [gpu for gpu in dict.fromkeys(gpus) if may_insist or gpu not in left]
         try:
             found = await self._ask(Question(operation, arguments, deadline_s), asked)
         except _LibraryTrouble as trouble:
             return Answers(trouble=trouble.answer)
-        alone = {gpu: answer for gpu, answer in left.items() if answer is not None}
-        return Answers({gpu: alone[gpu] if gpu in alone else found[gpu] for gpu in gpus})
+        for gpu in left:
+            if isinstance(found.get(gpu), Answered):
+                self._left_alone.forgive(gpu)
+        now_us = _unix_us()
+        return Answers({gpu: found[gpu] if gpu in found else left[gpu].as_of(now_us) for gpu in gpus})
 
     async def locate(self, *, deadline_s: float) -> Answers:
         """Every GPU the driver answers for, by its PCI address; one that does not answer, by `#N`.
@@ -142,6 +149,13 @@ class GpuWorker:
         self._left_alone.forgive(gpu)
         if gpu is not None:
             self._looked_again.pop(gpu, None)
+
+    def driver_loaded(self, at_us: int) -> None:
+        """The driver was loaded anew at this time, Unix time in µs: what hung or was in trouble before may
+        answer now, through a worker that has never seen the driver before it."""
+        self._left_alone.forgive_before(at_us)
+        self._looked_again.clear()
+        self.release()
 
     def release(self) -> None:
         """End the worker as soon as it has answered, so that it keeps no device file open; the next
@@ -211,7 +225,7 @@ class GpuWorker:
         self._trouble = None
         library = self._left_alone.answer(None, now)
         if library is not None:
-            raise _LibraryTrouble(library)
+            raise _LibraryTrouble(library.as_of(_unix_us()))
 
     async def _ask_anew(
         self, worker: WorkerProcess, question: Question, answers: Mapping[str, Answer]

@@ -35,6 +35,10 @@ class LeftAlone:
         """It may be asked again."""
         self._entries.pop(gpu, None)
 
+    def forgive_before(self, at_us: int) -> None:
+        """Whatever was called before this time (wall clock, µs since the Unix epoch) may be asked again."""
+        self._entries = {gpu: entry for gpu, entry in self._entries.items() if entry.call.since_us > at_us}
+
     def calls(self, now: float) -> tuple[HungCall, ...]:
         """The calls because of which somebody is left alone now, the longest first."""
         calls = (entry.call for entry in self._entries.values() if now < entry.until)

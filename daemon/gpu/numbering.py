@@ -8,7 +8,7 @@ count. What is said of indices here never gives one to two GPUs. Pure; for one o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from daemon.gpu.answers import HungCall
@@ -23,6 +23,7 @@ Count = tuple[int, int]
 """A change of the set of GPUs, and an initialisation of NVML: indices read under the same two agree."""
 _SAVED: Final = (0, -1)
 """The count of an index that an earlier process has read."""
+_NOBODY: Final = (_SAVED, -1, "")
 
 
 def index_alone(pci: str | None) -> int | None:
@@ -72,18 +73,55 @@ class Numbering:
         return pci in self._read and self._read[pci][1] == count
 
     def indices(self, gpus: Iterable[ExpectedGpu], count: Count) -> Mapping[str, int]:
-        """The index of each GPU that has one. One that was read before NVML was initialised anew counts
-        while the set of GPUs is the same and no other has it; a lost GPU has none."""
-        there = {gpu.pci: self._read.get(gpu.pci, (gpu.index, _SAVED)) for gpu in gpus if not gpu.is_lost}
+        """The index of each GPU that has one; a lost GPU has none.
+
+        One that was read before NVML was initialised anew counts while the set of GPUs is the same and no
+        other has it. One that was read before the set changed counts where the indices read since leave
+        that GPU no other, for NVML numbers GPUs by their address.
+        """
+        every = tuple(gpus)
+        there = {gpu.pci: self._last(gpu) for gpu in every if not gpu.is_lost}
         current = {pci: index for pci, (index, read) in there.items() if read == count}
+        counted = _counted(current, sorted(there), sorted(gpu.pci for gpu in every))
         older = {
             pci: index
             for pci, (index, read) in there.items()
-            if read != count and read[0] == count[0] and index not in current.values()
+            if read != count
+            and index not in current.values()
+            and (read[0] == count[0] or index == counted.get(pci))
         }
         holders = Counter([*current.values(), *older.values()])
-        every = {**current, **older}
-        return {pci: index for pci, index in every.items() if index is not None and holders[index] == 1}
+        found = {**current, **older}
+        return {pci: index for pci, index in found.items() if index is not None and holders[index] == 1}
+
+    def last_holders(self, gpus: Iterable[ExpectedGpu], indices: Mapping[str, int]) -> Mapping[str, int]:
+        """Of the GPUs that have none of `indices`: the index that each had last, if it had it last of all
+        and no GPU has it now."""
+        holders: dict[int, tuple[Count, int, str]] = {}
+        for gpu in gpus:
+            index, read = self._last(gpu)
+            index = gpu.index if index is None else index
+            if gpu.pci not in indices and index is not None and index not in indices.values():
+                holders[index] = max((read, gpu.seen_us or 0, gpu.pci), holders.get(index, _NOBODY))
+        return {pci: index for index, (_, _, pci) in holders.items()}
+
+    def _last(self, gpu: ExpectedGpu) -> tuple[int | None, Count]:
+        return self._read.get(gpu.pci, (gpu.index, _SAVED))
+
+
+def _counted(
+    current: Mapping[str, int | None], there: Sequence[str], every: Sequence[str]
+) -> Mapping[str, int]:
+    """The index of each GPU as NVML counts them by address: those that are there, or, until it is
+    initialised anew, the lost ones as well. Only what agrees with each way of counting that `current` bears
+    out."""
+    ways = [{pci: index for index, pci in enumerate(gpus)} for gpus in (there, every)]
+    ways = [way for way in ways if current and current.items() <= way.items()]
+    return {
+        pci: index
+        for pci, index in (ways[0].items() if ways else ())
+        if all(way[pci] == index for way in ways)
+    }
 
 
 def places(readings: Iterable[Reading], expected: Iterable[ExpectedGpu]) -> Mapping[str, str]:

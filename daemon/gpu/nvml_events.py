@@ -26,6 +26,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from daemon.event import Mig, rfc3339
+from daemon.gpu.answers import not_returned
 from daemon.gpu.call_notes import LIBRARY, OpenCall
 from daemon.gpu.client import COMMAND
 from daemon.gpu.protocol import Done, Failed
@@ -288,7 +289,7 @@ class NvmlEvents:
         call = _oldest(worker)
         if call is None:
             return "its worker says nothing any more"
-        return self._leave_out(call, f"{call.function} has not returned for {call.seconds:.1f} s")
+        return self._leave_out(call, not_returned(call.function, call.since_us))
 
     def _crashed(self, worker: WorkerProcess, ended: WorkerEnded) -> str:
         call = _oldest(worker)

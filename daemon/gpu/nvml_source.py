@@ -70,7 +70,8 @@ class NvmlSource:
         status = self._worker.status()
         if self._trouble is not None:
             name = _name(self._trouble.trouble)
-            reason, hint = self._trouble.reason, _HINTS.get(self._trouble.trouble)
+            told = self._trouble.as_of(time.time_ns() // 1000)
+            reason, hint = told.reason, _HINTS.get(told.trouble)
         else:
             name = SourceName.OK if self._asked else SourceName.UNASKED
             reason, hint = None, None
@@ -95,29 +96,37 @@ class NvmlSource:
         await self._read_proc()
         return list(self._in_proc) or None
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `identity`; of a GPU that does not answer, what /proc says of it."""
-        return await self._sweep("identity", gpus)
+        return await self._sweep("identity", gpus, insist=insist)
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `health`."""
-        return await self._sweep("health", gpus)
+        return await self._sweep("health", gpus, insist=insist)
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `processes`."""
-        return await self._sweep("processes", gpus)
+        return await self._sweep("processes", gpus, insist=insist)
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `nvlink`."""
-        return await self._sweep("nvlink", gpus)
+        return await self._sweep("nvlink", gpus, insist=insist)
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `costly`."""
-        return await self._sweep("costly", gpus)
+        return await self._sweep("costly", gpus, insist=insist)
 
     def forgive(self, gpu: str) -> None:
         """Ask this GPU again although a call on it hung: it was reset, or somebody wants to know."""
         self._worker.forgive(gpu)
+
+    def driver_loaded(self, at_us: int) -> None:
+        """The driver was loaded anew at this time, wall clock in µs since the Unix epoch: what hung before is
+        asked again, and what kept all GPUs from answering is forgotten."""
+        self._worker.driver_loaded(at_us)
+        if self._trouble is not None:
+            self._trouble = None
+            self._asked = False
 
     def release(self) -> None:
         """Let go of the driver's device files until the next question."""
@@ -136,11 +145,11 @@ class NvmlSource:
         if self._thread is not None:
             self._thread.close()
 
-    async def _sweep(self, operation: str, gpus: Sequence[str] | None) -> Sweep:
+    async def _sweep(self, operation: str, gpus: Sequence[str] | None, *, insist: bool) -> Sweep:
         self.take_up()
         await self._read_proc()
         wanted = gpus if gpus is not None else (list(self._in_proc) or None)
-        answers = await self._worker.ask(operation, wanted, deadline_s=self._deadline_s)
+        answers = await self._worker.ask(operation, wanted, deadline_s=self._deadline_s, insist=insist)
         self._asked = True
         self._trouble = answers.trouble
         readings = (self._reading(gpu, answer, operation) for gpu, answer in _each(answers, wanted).items())
@@ -154,7 +163,9 @@ class NvmlSource:
                 reason = f"the worker's answer is not understood: {error}"
                 return Reading(gpu, answered=False, trouble=Trouble.FAILED, reason=reason)
             payloads = {operation: payload}
-            return Reading(gpu, answered=True, took_ms=answer.took_ms, **payloads)  # type: ignore[arg-type]  # by name
+            # What was asked by its index has told its address.
+            place = payload.pci if isinstance(payload, Identity) else gpu
+            return Reading(place, answered=True, took_ms=answer.took_ms, **payloads)  # type: ignore[arg-type]  # by name
         identity = self._without_nvml(gpu) if operation == "identity" else None
         return Reading(gpu, answered=False, trouble=answer.trouble, reason=answer.reason, identity=identity)
 

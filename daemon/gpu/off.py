@@ -25,23 +25,23 @@ class OffSource:
         """None: nobody looks."""
         return None
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Nothing was looked at."""
         return Sweep(self._state)
 

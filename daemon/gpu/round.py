@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from daemon.gpu.answers import Answer, Answered, Unanswered
+from daemon.gpu.answers import Answer, Answered, Unanswered, not_returned
 from daemon.gpu.call_notes import LIBRARY, OpenCall
 from daemon.gpu.protocol import Done, Failed, Trouble
 from daemon.gpu.worker_process import WorkerEnded, WorkerProcess
@@ -99,9 +99,6 @@ def _of_library(
 
 
 def _hung(call: OpenCall) -> Unanswered:
-    reason = f"{call.function} has not returned for {call.seconds:.1f} s"
-    return Unanswered(Trouble.HUNG, reason, call.function, _began_us(call))
-
-
-def _began_us(call: OpenCall) -> int:
-    return time.time_ns() // 1000 - int(call.seconds * 1e6)
+    since_us = call.since_us
+    reason = not_returned(call.function, since_us, time.time_ns() // 1000)
+    return Unanswered(Trouble.HUNG, reason, call.function, since_us)

@@ -1,8 +1,9 @@
 """Which GPUs a person or an assistant means: by index, UUID, beginning of a UUID, PCI address, MIG UUID.
 
 Pure. The choices are what the node is known to have, lost GPUs included: they keep UUID and PCI
-address, but their index may have passed to another GPU, so it is None. Letter case does not
-matter. A text that fits no choice, or several, is a `UserError` that names the valid ones.
+address, but their index may have passed to another GPU. An index means the GPU that has it now, or, when
+none has, the one that had it last. Letter case does not matter. A text that fits no choice, or several,
+is a `UserError` that names the valid ones.
 """
 
 from __future__ import annotations
@@ -42,15 +43,19 @@ class Choice:
     """A GPU that can be named."""
 
     pci: str
-    """Domain:bus:device.function, lower-case hex."""
+    """Domain:bus:device.function, lower-case hex; `#3` where the index alone is known."""
     index: int | None = None
-    """NVML index; None for a GPU that is lost or was never read."""
+    """NVML index it has now; None for a GPU that is lost or was never read."""
     uuid: str | None = None
     mig: tuple[MigChoice, ...] = ()
+    was_index: int | None = None
+    """The index that it had last, where it is not known to have one now and no GPU has had that since."""
 
     def __str__(self) -> str:
-        names = [str(self.index) if self.index is not None else None, self.uuid, self.pci]
-        return " = ".join(name for name in names if name is not None)
+        address = None if self.pci == f"#{self.index}" else self.pci
+        names = [str(self.index) if self.index is not None else None, self.uuid, address]
+        was = f" (was index {self.was_index})" if self.was_index is not None else ""
+        return " = ".join(name for name in names if name is not None) + was
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,10 @@ def select(wanted: Sequence[str], choices: Sequence[Choice]) -> tuple[Selected, 
 def select_one(name: str, choices: Sequence[Choice]) -> Selected:
     """The GPU or MIG instance that `name` means. Raises UserError."""
     lower = name.strip().lower()
-    if _INDEX.fullmatch(lower):
-        return _only(name, [Selected(gpu) for gpu in choices if gpu.index == int(lower)], choices)
+    if is_index(lower):
+        number = int(lower)
+        now = [Selected(gpu) for gpu in choices if gpu.index == number]
+        return _only(name, now or [Selected(gpu) for gpu in choices if gpu.was_index == number], choices)
     if (address := pci.normalize(lower)) is not None:
         return _only(name, [Selected(gpu) for gpu in choices if gpu.pci == address], choices)
     if old := _MIG_BEFORE_470.fullmatch(lower):
@@ -95,6 +102,11 @@ def select_one(name: str, choices: Sequence[Choice]) -> Selected:
         f"{_shown(name)} names no GPU",
         hint=f"give an index, a UUID or its beginning, a PCI address or a MIG UUID; {_valid(choices)}",
     )
+
+
+def is_index(name: str) -> bool:
+    """True when this can only be an NVML index."""
+    return _INDEX.fullmatch(name.strip()) is not None
 
 
 def _only(name: str, found: Sequence[Selected], choices: Sequence[Choice]) -> Selected:

@@ -67,7 +67,9 @@ class Sweep:
 
 
 class GpuSource(Protocol):
-    """Reads GPUs. `gpus` are PCI addresses in the one spelling; None: all there are."""
+    """Reads GPUs. `gpus` are PCI addresses in the one spelling, or `#N` for the GPU of index N whose address
+    could not be found out; None: all there are. `insist` asks them although they are left alone because a
+    call on them hung."""
 
     def state(self) -> SourceState:
         """How things stand, without asking anybody."""
@@ -76,19 +78,19 @@ class GpuSource(Protocol):
         """The PCI addresses of the GPUs that the driver lists, found out without calling any of them; None:
         that cannot be found out."""
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `identity`, MIG layout included."""
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `health`."""
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `processes`."""
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `nvlink`."""
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `costly`: what takes tens of milliseconds and is read only when asked for."""
 
     async def close(self) -> None:

@@ -12,15 +12,16 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from daemon.event import Event, Kind, rfc3339
 from daemon.gpu.comparison import Comparison
 from daemon.gpu.expected import Answers, Change, ExpectedGpus, Sighting, sightings
 from daemon.gpu.expected_gpu import ExpectedGpu
-from daemon.gpu.numbering import Count, Numbering, has_address, index_alone, placed, places
+from daemon.gpu.hanging import one_each, reading_as_of, state_as_of
+from daemon.gpu.numbering import Count, Numbering, has_address, index_alone, place, placed, places
 from daemon.gpu.readings import Identity, Reading
-from daemon.gpu.selection import Choice, MigChoice, Selected, select
+from daemon.gpu.selection import Choice, MigChoice, Selected, is_index, select
 from daemon.gpu.sick import SickGpus
 from daemon.gpu.source import GpuSource, SourceName, SourceState, Sweep
 from daemon.gpu.verdict import Verdict, judge, judge_node
@@ -38,7 +39,14 @@ _LOOKED: Final = frozenset({SourceName.OK, SourceName.NO_GPU})
 _TRIES: Final = 2
 """How often the indices are read for one answer, when NVML is initialised anew meanwhile."""
 
-Ask = Callable[[Sequence[str] | None], Awaitable[Sweep]]
+
+class Ask(Protocol):
+    """One of `GpuSource`'s questions."""
+
+    def __call__(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Awaitable[Sweep]:
+        """See `GpuSource`."""
+
+
 RecentEvents = Callable[[], Awaitable[Sequence[Event]]]
 """The events of the last hour, oldest first, incidents included. May raise UserError."""
 
@@ -57,6 +65,8 @@ class GpuLook:
     """As NVML last named it, with the index it has now; None when it never did."""
     verdict: Verdict | None = None
     """None unless health was asked for."""
+    was_index: int | None = None
+    """The NVML index it had last, where the one that it has now is not known; None when there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +153,10 @@ class GpuWatch:
             events = await self._recent_events()
         except UserError as error:
             unread = error.message
+        now_us = self._wall_us()
+        look = _as_of(look, now_us)
         self._note_links(look.gpus)
-        gpus = tuple(replace(gpu, verdict=self._judge(gpu, look, events)) for gpu in look.gpus)
+        gpus = tuple(replace(gpu, verdict=self._judge(gpu, look, events, now_us)) for gpu in look.gpus)
         look = replace(look, gpus=gpus, events_unread=unread)
         if any(name.strip() for name in wanted):
             return look
@@ -173,13 +185,16 @@ class GpuWatch:
 
     async def selected(self, wanted: Sequence[str]) -> tuple[Selected, ...]:
         """The GPUs that `wanted` names; all that are known when it names none. Raises UserError."""
-        choices = self._choices()
+        by_index = any(is_index(name) for text in wanted for name in text.split(","))
         try:
-            if choices and not (_names_an_index(wanted) and self._indices_are_old()):
+            if (choices := self._choices()) and not (by_index and self._indices_are_old()):
                 return select(wanted, choices)
         except UserError:
             pass  # it may be one that was not seen yet
-        await self._sweep_all(self.source.inventory)
+        for _ in range(_TRIES):
+            await self._sweep_all(self.source.inventory)
+            if not (by_index and self._indices_are_old()):
+                break
         return select(wanted, self._choices())
 
     # -- over a restart --------------------------------------------------------------------------
@@ -211,14 +226,27 @@ class GpuWatch:
         names = [name for name in wanted if name.strip()]
         asked_us = self._wall_us()
         if names:
-            gpus = [one.gpu.pci for one in await self.selected(names)]
-            sweep = await self._sweep(ask, list(dict.fromkeys(gpus)))
+            gpus = await self._named(names)
+            # One whose address is still not known was insisted on just now.
+            sweep = await self._sweep(ask, gpus, insist=all(index_alone(gpu) is None for gpu in gpus))
         else:
             sweep = await self._sweep_all(ask)
         await self._number(reading.pci for reading in sweep.gpus if reading.answered)
         indices = self._indices()
         looks = (self._gpu(reading, indices.get(reading.pci)) for reading in sweep.gpus)
-        return NodeLook(self._with_places(sweep.state), tuple(looks), asked_us)
+        look = NodeLook(self._with_places(sweep.state), tuple(looks), asked_us)
+        return _as_of(look, self._wall_us())
+
+    async def _named(self, names: Sequence[str]) -> list[str]:
+        """Where the GPUs are that these name. One that is left alone and whose index alone is known is asked
+        for its address."""
+        left_alone = {choice.pci for choice in self._choices() if index_alone(choice.pci) is not None}
+        gpus = [one.gpu.pci for one in await self.selected(names)]
+        alone = [gpu for gpu in gpus if gpu in left_alone]
+        if alone:
+            await self._sweep(self.source.inventory, alone, insist=True)
+            gpus = [one.gpu.pci for one in await self.selected(names)]
+        return list(dict.fromkeys(gpus))
 
     async def _number(self, gpus: Iterable[str]) -> None:
         """Read who these GPUs are, where their index was not read since the GPUs were numbered."""
@@ -247,12 +275,12 @@ class GpuWatch:
             self._keep()
         return self._with_the_lost(sweep)
 
-    async def _sweep(self, ask: Ask, gpus: Sequence[str] | None) -> Sweep:
+    async def _sweep(self, ask: Ask, gpus: Sequence[str] | None, *, insist: bool = False) -> Sweep:
         """Ask, and learn from the answers."""
         asked_us, count = self._wall_us(), self._count()
-        sweep = await ask(gpus)
+        sweep = await ask(gpus, insist=insist)
         is_one_count = self._count(sweep.state) == count
-        sweep = self._placed(sweep)
+        sweep = self._placed(sweep, complete=gpus is None)
         found = [reading for reading in sweep.gpus if has_address(reading.pci)]
         if sweep.state.name in _LOOKED:
             complete = gpus is None and len(found) == len(sweep.gpus)
@@ -276,18 +304,21 @@ class GpuWatch:
         self._keep()
         return sweep
 
-    def _placed(self, sweep: Sweep) -> Sweep:
-        """The sweep with a place for each GPU of which only the index is known."""
+    def _placed(self, sweep: Sweep, *, complete: bool) -> Sweep:
+        """The sweep with a place for each GPU of which only the index is known. `complete`: no GPU was left
+        out, so that one that is missing may be the one."""
         if not any(index_alone(reading.pci) is not None for reading in sweep.gpus):
             return sweep
-        self._places = places(sweep.gpus, self.expected.all())
+        if complete:
+            self._places = places(sweep.gpus, self.expected.all())
         readings = (
-            replace(reading, pci=self._places.get(reading.pci, reading.pci)) for reading in sweep.gpus
+            replace(reading, pci=self._places.get(reading.pci) or place(reading.pci))
+            for reading in sweep.gpus
         )
         return replace(sweep, gpus=tuple(readings))
 
     def _with_places(self, state: SourceState) -> SourceState:
-        return replace(state, hung=tuple(placed(call, self._places) for call in state.hung))
+        return replace(state, hung=one_each(placed(call, self._places) for call in state.hung))
 
     def _count(self, state: SourceState | None = None) -> Count:
         return self._numbering.count((state or self.source.state()).numbering)
@@ -296,9 +327,11 @@ class GpuWatch:
         return self._numbering.indices(self.expected.all(), self._count())
 
     def _indices_are_old(self) -> bool:
-        """True when an index may name another GPU by now: it was not read since they were numbered."""
+        """True when an index may name another GPU by now: it was not read since they were numbered, though
+        its GPU may be asked."""
         count = self._count()
-        asked = (gpu.pci for gpu in self.expected.all() if not gpu.is_lost and self.sick.get(gpu.pci) is None)
+        unasked = self.sick.all() | {call.gpu for call in self.state().hung}
+        asked = (gpu.pci for gpu in self.expected.all() if not gpu.is_lost and gpu.pci not in unasked)
         return not all(self._numbering.is_current(pci, count) for pci in asked)
 
     def _note_changes(self, changes: Iterable[Change]) -> None:
@@ -327,21 +360,22 @@ class GpuWatch:
     def _gpu(self, reading: Reading, index: int | None) -> GpuLook:
         """`index` is the one that it has now. Of a lost GPU, what is expected keeps the one it had."""
         expected, identity = self.expected.get(reading.pci), self._identities.get(reading.pci)
+        was_index = expected.index if expected is not None and index is None else None
         if reading.identity is not None:
             reading = replace(reading, identity=replace(reading.identity, index=index))
         if identity is not None:
             identity = replace(identity, index=index)
         if expected is not None and not expected.is_lost:
             expected = replace(expected, index=index)
-        return GpuLook(reading.pci, reading, expected, identity)
+        return GpuLook(reading.pci, reading, expected, identity, was_index=was_index)
 
-    def _judge(self, gpu: GpuLook, look: NodeLook, events: Sequence[Event]) -> Verdict:
+    def _judge(self, gpu: GpuLook, look: NodeLook, events: Sequence[Event], now_us: int) -> Verdict:
         earlier = self._comparison.earlier(gpu.pci, gpu.reading.health, look.time_us)
         name = gpu.expected.name if gpu.expected is not None else None
         return judge(
             gpu.pci,
             gpu.reading,
-            now_us=self._wall_us(),
+            now_us=now_us,
             events=events,
             expected=gpu.expected,
             hung=next((hung for hung in look.state.hung if hung.gpu == gpu.pci), None),
@@ -356,10 +390,19 @@ class GpuWatch:
                 self._comparison.note_links(gpu.expected.name, health.nvlink.links_up)
 
     def _choices(self) -> list[Choice]:
-        indices = self._indices()
-        return [self._choice(gpu, indices.get(gpu.pci)) for gpu in self.expected.all()]
+        indices, every = self._indices(), self.expected.all()
+        were = self._numbering.last_holders(every, indices)
+        known = [self._choice(gpu, indices.get(gpu.pci), were.get(gpu.pci)) for gpu in every]
+        taken = {choice.index for choice in known}
+        alone = {call.gpu: index_alone(call.gpu) for call in self.source.state().hung}
+        unplaced = [
+            Choice(gpu, index)
+            for gpu, index in alone.items()
+            if gpu is not None and index not in {None, *taken} and not has_address(self._places.get(gpu, gpu))
+        ]
+        return [*known, *unplaced]
 
-    def _choice(self, gpu: ExpectedGpu, index: int | None) -> Choice:
+    def _choice(self, gpu: ExpectedGpu, index: int | None, was_index: int | None) -> Choice:
         identity = self._identities.get(gpu.pci)
         layout = identity.mig if identity is not None else None
         instances = [
@@ -367,7 +410,7 @@ class GpuWatch:
             for part in (layout.gpu_instances if layout is not None else None) or ()
             for compute in part.compute_instances or ()
         ]
-        return Choice(gpu.pci, index, gpu.uuid, tuple(instances))
+        return Choice(gpu.pci, index, gpu.uuid, tuple(instances), was_index)
 
     def _keep(self) -> None:
         if self.expected.changed or self.sick.changed:
@@ -375,8 +418,11 @@ class GpuWatch:
             self._save(json.dumps(known))
 
 
-def _names_an_index(wanted: Iterable[str]) -> bool:
-    return any(name.strip().isdigit() for text in wanted for name in text.split(","))
+def _as_of(look: NodeLook, now_us: int) -> NodeLook:
+    """The answer with every call that hangs told as of now."""
+    state = state_as_of(look.state, now_us)
+    gpus = (replace(gpu, reading=reading_as_of(gpu.reading, state, now_us)) for gpu in look.gpus)
+    return replace(look, state=state, gpus=tuple(gpus))
 
 
 def _is_same(known: Identity | None, seen: Identity) -> bool:

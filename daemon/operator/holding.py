@@ -84,14 +84,17 @@ async def holdings(
     unread = [text for gpu in look.gpus if (text := unlisted(gpu)) is not None]
     if look.state.reason is not None and not look.gpus:
         unread.append(look.state.reason)
-    where = "any of the GPUs named" if any(name.strip() for name in wanted) else "any GPU"
+    is_named = any(name.strip() for name in wanted)
+    where = "any of the GPUs named" if is_named else "any GPU"
     if unread:
         shown = "; ".join(unread[:_SHOWN]) + (
             f"; and {len(unread) - _SHOWN} more" if len(unread) > _SHOWN else ""
         )
         raise UserError(
             f"process {pid} is not seen on {where}, but not all could be looked at: {shown}",
-            hint="get_gpu_processes says what each GPU answers; name a GPU to have it asked anyway",
+            hint="get_gpu_processes says what each GPU answers"
+            if is_named
+            else "name a GPU to have it asked anyway; get_gpu_processes says what each answers",
         )
     raise UserError(f"process {pid} does not use {where} now", hint="get_gpu_processes lists those that do")
 

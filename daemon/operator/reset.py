@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from daemon.gpu.numbering import index_alone
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.selection import Choice
 from daemon.gpu.watch import GpuLook, GpuWatch
@@ -142,7 +143,13 @@ class ResetOperation:
                 "a MIG instance cannot be reset alone",
                 hint=f"name its GPU: {selected[0].gpu}; all instances on it go with the reset",
             )
-        return selected[0].gpu
+        gpu = selected[0].gpu
+        if index_alone(gpu.pci) is not None:
+            raise UserError(
+                f"the PCI address of GPU {gpu.index} is not known: a call on it does not return",
+                hint="lspci -d 10de: lists the addresses; without one that is known nothing is reset",
+            )
+        return gpu
 
     async def _group(self, gpu: Choice, looks: Sequence[GpuLook]) -> tuple[Choice, ...]:
         """The GPUs that the driver resets with this one, by PCI address."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from daemon.event import Kind, NvSwitch, Severity
+from daemon.event import Gpu, Kind, NvSwitch, Severity
 from daemon.filter import EVERYTHING, EventFilter
 from probes.errors import UserError
 from tests.daemon.stored import event
@@ -30,6 +30,18 @@ def test_empty_values_filter_nothing() -> None:
 def test_severity_means_at_least(wanted: str, passing: int) -> None:
     match = EventFilter.parse(wanted)
     assert sum(match.matches(event(1, severity=severity)) for severity in Severity) == passing
+
+
+def test_an_index_means_the_gpu_that_has_it_when_it_is_asked_for() -> None:
+    born = replace(event(1), gpu=Gpu("0000:1b:00.0", index=3))
+    heir = replace(event(2), gpu=Gpu("0000:1c:00.0", index=4))
+    match = EventFilter.parse(gpu=["3", "7", UUID])
+    assert match.indices == {3, 7}
+    now = match.with_devices({3: "0000:1c:00.0", 4: "0000:1d:00.0"})
+    assert now.indices == {7}
+    assert (now.matches(born), now.matches(heir)) == (False, True)
+    assert match.with_devices({4: "0000:1d:00.0"}) is match
+    assert (match.matches(born), match.matches(heir)) == (True, False)
 
 
 def test_codes_may_repeat_and_hold_commas() -> None:

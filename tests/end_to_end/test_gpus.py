@@ -326,8 +326,27 @@ def test_after_a_gpu_has_gone_and_come_back_no_answer_names_two_by_one_index(
     numbered([*range(8)])
 
 
-def text_of(daemon: Daemon, tool: str) -> str:
-    content = call(daemon.url, tool).content
+def test_events_and_their_analysis_are_asked_for_by_the_index_of_now(
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+) -> None:
+    ask(daemon, "get_gpu_inventory")
+    kernel_log.write(xid(31, "pid=446, name=train, MMU Fault: ENGINE GRAPHICS"))
+    kernel_log.write(xid(43, "pid=447, name=other, Ch 00000010", gpu=GPU + 1))
+    wait_for(lambda: newest(daemon, 31) and newest(daemon, 43), "both events")
+    fleet.present([gpu for gpu in range(8) if gpu != GPU])
+    assert xidwatch("release-driver", "--socket", str(daemon.socket)).code == 0
+    ask(daemon, "get_gpu_inventory")
+    assert {event["code"] for event in daemon.events(f"since=0&gpu={GPU}") if event["kind"] == "xid"} == {43}
+    said = text_of(daemon, "get_xid_events", gpu=[str(GPU)])
+    assert said.startswith(f"Index {GPU} is GPU {pci(GPU + 1)} now; its events name the index of their time.")
+    analysis = text_of(daemon, "analyze_xid_errors", gpu=[str(GPU)])
+    assert ("Xid 43" in analysis, "Xid 31" in analysis) == (True, False)
+    unknown = text_of(daemon, "get_xid_events", gpu=["7"])
+    assert "No matching event" in unknown
+
+
+def text_of(daemon: Daemon, tool: str, **arguments: Any) -> str:
+    content = call(daemon.url, tool, **arguments).content
     return "\n".join(getattr(part, "text", "") for part in content)
 
 

@@ -63,6 +63,27 @@ def test_a_gpu_falls_off_when_the_file_says_so_and_is_back_when_it_says_that(
     assert daemon.events("since=0&kind=xid") == [], "no line of the kernel log is invented"
 
 
+def test_a_real_fault_stays_real_and_is_held_against_no_invented_gpu(
+    daemon: Daemon, kernel_log: FakeKernelLog
+) -> None:
+    first = health(daemon)["gpus"][0]
+    kernel_log.write(f"NVRM: Xid (PCI:{first['pci'][:-2]}): 79, pid=446, GPU has fallen off the bus.")
+    wait_for(lambda: daemon.events("since=0&kind=xid"), "the event")
+    data = health(daemon)
+    assert (data["mock"], data["state"], data["reasons"]) == (True, "healthy", [])
+    assert "the events are this node's own" in data["events_unread"]
+    result = call(daemon.url, "describe_gpu_node")
+    node: Any = result.structured_content
+    (fault,) = node["events"]["faults"]
+    assert (fault["title"], fault["device"]) == ("Xid 79 GPU_HAS_FALLEN_OFF_THE_BUS", first["pci"])
+    text = result.content[0].text  # type: ignore[union-attr]  # text it is
+    assert text.startswith(
+        "MOCK: the GPUs and their readings are invented (--gpu mock); events and incidents"
+    )
+    assert "Events UNKNOWN" not in text
+    assert node["events_unread"] is None
+
+
 def test_a_broken_file_is_logged_and_said_and_the_fleet_stays(daemon: Daemon, scenario: Path) -> None:
     health(daemon)
     scenario.write_text('[[gpu]]\nstat = "lost"\n')

@@ -37,20 +37,20 @@ class Switchable:
     async def listed(self) -> Sequence[str] | None:
         return await self.now.listed()
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
-        return await self.now.inventory(gpus)
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        return await self.now.inventory(gpus, insist=insist)
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
-        return await self.now.health(gpus)
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        return await self.now.health(gpus, insist=insist)
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
-        return await self.now.processes(gpus)
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        return await self.now.processes(gpus, insist=insist)
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
-        return await self.now.nvlink(gpus)
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        return await self.now.nvlink(gpus, insist=insist)
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
-        return await self.now.costly(gpus)
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        return await self.now.costly(gpus, insist=insist)
 
     async def close(self) -> None:
         await self.now.close()

@@ -60,7 +60,7 @@ def test_each_gpu_has_its_names_and_what_it_does_now(eight: Fleet, era: str) -> 
 def test_mock_gpus_say_so_in_text_and_structure(eight: Fleet) -> None:
     data, text = inventory(eight)
     assert data["mock"] is True
-    assert text.startswith("MOCK: these GPUs are invented")
+    assert text.startswith("MOCK: the GPUs and their readings are invented")
 
 
 def test_the_default_answer_for_eight_gpus_fits_a_budget(eight: Fleet) -> None:
@@ -73,7 +73,7 @@ def test_what_cannot_be_read_is_null_with_its_reason(eight: Fleet) -> None:
     data, text = inventory(eight, gpu=2)
     (gpu,) = data["gpus"]
     assert gpu["utilization"] == {"gpu_percent": None}
-    assert gpu["unread"] == {"utilization.gpu_percent": "not supported by this GPU"}
+    assert data["unread"] == {"utilization.gpu_percent": "not supported by this GPU"}
     assert "utilization unknown" in text
 
 
@@ -157,7 +157,7 @@ def test_a_gpu_that_hangs_is_named_with_the_call_while_the_others_answer() -> No
         data, text = inventory(fleet)
         assert data["gpus"][0]["no_answer"]["trouble"] == "hung"
         assert data["source"]["hung"][0]["call"] == "nvmlDeviceGetTemperature"
-        assert "did not answer: nvmlDeviceGetTemperature did not return." in text
+        assert "did not answer: nvmlDeviceGetTemperature has not returned since " in text
         assert data["answered_count"] == 2
 
 

@@ -43,7 +43,7 @@ class Real(MockSource):
         super().__init__(MockFleet(parse("[[gpu]]")))
         self._using = tuple(using)
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         sweep = await super().processes(gpus)
         (gpu,) = sweep.gpus
         using = replace(gpu, processes=Processes(processes=self._using))
@@ -95,15 +95,28 @@ def test_a_mig_instance_has_its_own_processes(eight: Fleet) -> None:
     (gpu,) = data["gpus"]
     assert [(each["gi"], each["ci"]) for each in gpu["processes"]] == [(2, 0)]
     assert "on MIG gi=2 ci=0" in text
+    assert "1 process on 1 MIG instance of gpu-17." in text
+    assert f"GPU 2 {board.pci} {board.uuid}: 1 process in MIG instance gi=2 ci=0" in text
+    assert "No process on" not in text
     both, _ = processes(eight, gpu=[board.mig_uuid(2), "2"])
     assert both["gpus"][0]["process_count"] == 3
+
+
+def test_of_an_instance_without_processes_it_is_not_said_that_the_gpu_has_none() -> None:
+    with gpu_fleet('[[gpu]]\nmig = ["3g.71gb", "1g.18gb"]\n[[gpu]]\n') as fleet:
+        board = fleet.board(0)
+        data, text = processes(fleet, gpu=[board.mig_uuid(2), "1"])
+        assert data["gpus"][0]["process_count"] == 0
+        assert "0 processes on 1 GPU and 1 MIG instance of gpu-17." in text
+        assert "No process in MIG instance gi=2 ci=0 of GPU 0." in text
+        assert "No process on GPU 1." in text
 
 
 def test_a_summary_leaves_out_those_with_the_least_memory_and_says_so(eight: Fleet) -> None:
     data, text = processes(eight)
     gpu = data["gpus"][2]
     assert (gpu["process_count"], len(gpu["processes"]), gpu["processes_left_out"]) == (3, 2, 1)
-    assert "and 1 that use less memory: detail=full" in text
+    assert "and 1 with less memory: detail=full" in text
     assert len(processes(eight, detail="full")[0]["gpus"][2]["processes"]) == 3
 
 
@@ -113,7 +126,7 @@ def test_a_gpu_that_does_not_answer_has_unknown_processes_not_none() -> None:
         fleet.mock.command(Command.HANG, "0")
         data, text = processes(fleet)
         assert (data["gpus"][0]["process_count"], data["gpus"][0]["processes"]) == (None, None)
-        assert "processes UNKNOWN: did not answer: nvmlDeviceGetTemperature did not return." in text
+        assert "processes UNKNOWN: did not answer: nvmlDeviceGetTemperature has not returned since" in text
         assert "on 2 GPUs of gpu-17." in text
         assert "The processes of 1 GPU of gpu-17 could NOT be listed." in text
 

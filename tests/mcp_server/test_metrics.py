@@ -8,15 +8,19 @@ import time
 from dataclasses import replace
 
 import pytest
+from mcp_types import TextContent
 from prometheus_client.parser import text_string_to_metric_families
 
 from daemon.event import Event, Gpu, Item
+from daemon.gpu.mock import MockFleet, MockSource, parse
+from daemon.gpu.source import SourceState
 from daemon.reader import Reader
 from daemon.ring import Ring
 from daemon.stream import EventStream
 from mcp_server.metrics import MAX_DEVICES, EventTally, Labels
 from tests.mcp_server.samples import revised, xid
 from tests.mcp_server.serving import Served
+from tests.support import tool_calls
 from tests.support.waiting import DEADLINE_S, wait_for
 
 
@@ -56,6 +60,8 @@ def test_probes_clients_and_losses_are_shown(served: Served) -> None:
     assert value(served, "xidwatch_probe_up", probe="kmsg") == 1
     assert value(served, "xidwatch_kernel_records_lost_total") == 3
     assert value(served, "xidwatch_forged_lines_total") == 2
+    assert value(served, "xidwatch_nvml_workers_abandoned_total") == 0
+    assert value(served, "xidwatch_gpus_left_alone") == 0
     assert value(served, "xidwatch_build_info", version="0.0.test") == 1
     wait_for(lambda: value(served, "xidwatch_clients", transport="events") == 0, "the reader to be gone")
 
@@ -179,3 +185,19 @@ def test_a_journal_that_cannot_be_read_does_not_end_the_counting(caplog: pytest.
     asyncio.run(main())
     assert {key.code: count for key, count in counted.real.items()} == {"79": 1}
     assert "events up to cursor 1 are missing from the metrics" in caplog.text
+
+
+class _LeftBehind(MockSource):
+    """Whose readings have cost two processes."""
+
+    def state(self) -> SourceState:
+        return replace(super().state(), abandoned=2)
+
+
+def test_processes_that_nvml_did_not_give_back_are_counted() -> None:
+    with Served(gpus_of=_LeftBehind(MockFleet(parse('[[gpu]]\nstate = "hung"')))) as served:
+        assert value(served, "xidwatch_nvml_workers_abandoned_total") == 2
+        assert value(served, "xidwatch_gpus_left_alone") == 1
+        told = tool_calls.call(served.url, "get_daemon_status").content[0]
+    assert isinstance(told, TextContent)
+    assert "2 processes that read GPUs left behind since the start" in told.text

@@ -22,8 +22,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         *(f"gpus.{name}" for name in ("temperature.gpu_c", "power.limit_w", "utilization.gpu_percent")),
     ),
     "get_gpu_health": (
-        *("device_count", "healthy_count", "degraded_count", "state"),
-        *(f"gpus.{name}" for name in ("index", "name", "uuid", "pci", "state", "reasons")),
+        *("device_count", "healthy_count", "degraded_count", "state", "reasons"),
+        *(f"gpus.{name}" for name in ("index", "name", "uuid", "pci", "state")),
         *(f"gpus.{name}" for name in ("temperature.gpu_c", "memory.used_bytes", "power.draw_w")),
     ),
     "describe_gpu_node": (

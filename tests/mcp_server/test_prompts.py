@@ -85,7 +85,7 @@ def test_the_health_check_holds_the_verdict_on_the_gpus_now() -> None:
     with gpu_fleet() as fleet:
         text = text_of(fleet.served, NAMES[0], gpu="4")
         assert "get_gpu_health with gpu='4'" in text
-        assert "MOCK: these GPUs are invented" in text
+        assert "MOCK: the GPUs and their readings are invented" in text
         assert f"GPU 4 {fleet.board(4).pci} {fleet.board(4).uuid}: DEGRADED" in text
         assert "No errors of severity warning" in text
         assert "The GPU could not be asked: no GPU of this node is '0000:ff:00'" in text_of(

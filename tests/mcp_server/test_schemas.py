@@ -58,6 +58,29 @@ def test_of_a_brief_object_the_keys_are_told_in_words() -> None:
     assert "title" not in json.dumps(schema)
 
 
+def test_what_a_list_is_and_what_its_entries_have_are_two_sentences() -> None:
+    class Around(Brief):
+        """Around it."""
+
+        many: Annotated[list[Inner] | None, Field(description="null: not read.")]
+
+    class Answer(BaseModel):
+        around: Around
+
+    told = output_schema(Answer)["properties"]["around"]["description"]
+    assert told == (
+        "Around it. Keys: many[]|null (null: not read; keys: size_bytes, why?|null (Null: no reason))."
+    )
+
+
+@pytest.mark.parametrize("tool", ["get_gpu_health", "describe_gpu_node"])
+def test_a_schema_says_where_the_reason_of_a_null_is(tool: str) -> None:
+    schema = json.dumps(output_schema(GPU_TOOLS[tool]))
+    assert "reason? (missing: see reasons)" in schema
+    assert "null: lost, or not known." in schema
+    assert "missing: as before, at first hung" in schema
+
+
 def test_what_is_used_once_stands_in_its_place() -> None:
     class Once(BaseModel):
         either: Annotated[Inner | None, Field(description="Or nothing.")] = None

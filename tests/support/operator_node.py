@@ -64,24 +64,24 @@ class FakeGpus:
     async def listed(self) -> Sequence[str] | None:
         return None
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         return self._sweep(gpus, lambda gpu: Reading(gpu, answered=True, identity=self._identity(gpu)))
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         return self._sweep(gpus, lambda gpu: Reading(gpu, answered=True, health=Health()))
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         def read(gpu: str) -> Reading:
             found = tuple(GpuProcess(pid, "compute", 2**30) for pid in self.users.get(gpu, []))
             return Reading(gpu, answered=True, processes=Processes(processes=found))
 
         return self._sweep(gpus, read)
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         none = NvLink(unread={"links": "this GPU has no NVLink"})
         return self._sweep(gpus, lambda gpu: Reading(gpu, answered=True, nvlink=self.links.get(gpu, none)))
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         return self._sweep(gpus, lambda gpu: Reading(gpu, answered=True))
 
     async def close(self) -> None:

@@ -58,7 +58,7 @@ def state(**changes: Any) -> dict[str, Any]:
 def gpu(**changes: Any) -> dict[str, Any]:
     """Readings of eight GPUs that all answer."""
     well: dict[str, Any] = {"source": "ok", "reason": None, "mock": False, "expected": 8}
-    return {**well, "lost": [], "hung": [], **changes}
+    return {**well, "lost": [], "hung": [], "workers_abandoned": 0, **changes}
 
 
 def tracker(**changes: Any) -> dict[str, Any]:
@@ -90,10 +90,12 @@ def test_it_shows_what_hears_what_is_kept_and_where_to_connect() -> None:
 def test_it_names_gpus_that_are_lost_or_hang_and_why_nothing_can_be_read() -> None:
     lost = {"pci": "0000:91:00.0", "presence": "lost", "since": "2026-11-22T11:20:06Z"}
     hung = {"pci": "0000:92:00.0", "trouble": "hung", "call": "nvmlDeviceGetTemperature"}
-    text = "\n".join(render(state(gpu=gpu(lost=[lost], hung=[hung])), PLAIN))
+    hung["since"] = "2026-11-22T11:21:07Z"
+    text = "\n".join(render(state(gpu=gpu(lost=[lost], hung=[hung, hung], workers_abandoned=1)), PLAIN))
     assert "ok; 8 known" in text
     assert "0000:91:00.0 lost since 2026-11-22T11:20:06Z" in text
-    assert "0000:92:00.0 hung in nvmlDeviceGetTemperature" in text
+    assert text.count("0000:92:00.0 hung in nvmlDeviceGetTemperature since 2026-11-22T11:21:07Z") == 1
+    assert "1 process left behind in calls that did not return" in text
     text = "\n".join(render(state(gpu=gpu(source="no_driver", reason="not loaded", expected=0)), PLAIN))
     assert "no driver: not loaded; 0 known" in text
 

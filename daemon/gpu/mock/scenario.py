@@ -77,6 +77,8 @@ class Scenario:
     steps: tuple[Step, ...] = ()
     """In the order in which they come; those that wait for looks first."""
     driver_version: str = _DRIVER
+    names_gpus: bool = False
+    """Whether its GPUs are written down; False: it has the default ones."""
 
 
 DEFAULT = Scenario(
@@ -144,7 +146,7 @@ def parse(text: str) -> Scenario:
         if taken.count(address) > 1:
             raise UserError(f"two GPUs have the PCI address {address}")
     steps = tuple(_step(entry, n, len(gpus)) for n, entry in enumerate(_tables(data, "step"), start=1))
-    return Scenario(gpus, tuple(sorted(steps, key=_moment)), driver)
+    return Scenario(gpus, tuple(sorted(steps, key=_moment)), driver, names_gpus=bool(entries))
 
 
 def _gpu(entry: Mapping[str, object], index: int) -> MockGpu:

@@ -55,7 +55,7 @@ class MockSource:
         """The GPUs that have not vanished."""
         return list(self.fleet.listed())
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `identity`; of a GPU that does not answer, what /proc would say of it."""
         driver = self.fleet.driver_version
         sweep = self._sweep(gpus, 0.4, lambda board, now: {"identity": h200.identity(board, driver)})
@@ -68,19 +68,19 @@ class MockSource:
         )
         return replace(sweep, gpus=tuple(readings))
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `health`."""
         return self._sweep(gpus, 1.6, lambda board, now: {"health": health(board, now)})
 
-    async def processes(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `processes`, of pids that no real process can have."""
         return self._sweep(gpus, 0.1, lambda board, now: {"processes": h200.processes(board, now)})
 
-    async def nvlink(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def nvlink(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `nvlink`."""
         return self._sweep(gpus, 2.1, lambda board, now: {"nvlink": h200.nvlink(now)})
 
-    async def costly(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def costly(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         """Readings with `costly`."""
         return self._sweep(gpus, 45.0, lambda board, now: {"costly": _costly(now)})
 

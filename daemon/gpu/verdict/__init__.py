@@ -8,9 +8,10 @@ taken for healthy; what a GPU does not have cannot be ill, and is listed as not 
 
 from daemon.gpu.verdict.judge import judge, judge_node
 from daemon.gpu.verdict.look import Earlier
-from daemon.gpu.verdict.reason import Code, NotChecked, Reason, Severity, Source, State, Verdict
+from daemon.gpu.verdict.reason import BLAMES, Code, NotChecked, Reason, Severity, Source, State, Verdict
 
 __all__ = [
+    "BLAMES",
     "Code",
     "Earlier",
     "NotChecked",

@@ -1,18 +1,19 @@
 """What was heard of a GPU in the last hour, as reasons: by severity, blame, and whether it is over.
 
-An error of a program is never held against the GPU it ran on, nor is a line that nobody can prove
-the kernel printed. A fault is over when its incident has recovered, or when after it the driver was
-loaded anew or asked for no recovery action any more. Drills are left out.
+What counts against a GPU has a reason for each sort of fault, so that none hides behind another; what
+does not has one for all. An error of a program is never held against the GPU it ran on, nor is a line
+that nobody can prove the kernel printed. A fault is over when its incident has recovered, or when after
+it the driver was loaded anew or asked for no recovery action any more. Drills are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from daemon.event import Blame, Event, Kind
 from daemon.event import Severity as EventSeverity
-from daemon.gpu.verdict.reason import Code, Reason, Severity, Source
+from daemon.gpu.verdict.reason import BLAMES, Code, Reason, Severity, Source
 from daemon.incidents.member import FAULT_KINDS, RECOVERED, RECOVERY_ACTION, proved
 from daemon.incidents.outcome import State as IncidentState
 
@@ -34,7 +35,7 @@ _SEVERITIES = {Code.FATAL_EVENTS: Severity.UNHEALTHY, Code.CRITICAL_EVENTS: Seve
 def heard(
     events: Iterable[Event], devices: frozenset[str | None], now_us: int, *, advice_is_read: bool = False
 ) -> Iterator[Reason]:
-    """A reason for each sort of event about one of `devices` (None: the node as a whole).
+    """The reasons from what was heard of `devices` (None: the node as a whole), gravest first.
 
     `advice_is_read`: the driver's present recovery action is known from a reading, so that the events
     that told of earlier ones are not needed.
@@ -55,8 +56,25 @@ def heard(
     for event in sorted(own, key=lambda event: event.last_time_us, reverse=True):
         sorted_out.setdefault(_code(event, endings), []).append(event)
     for code in _WORDS:
-        if code in sorted_out:
-            yield _reason(code, sorted_out[code], now_us)
+        found = sorted_out.get(code, [])
+        if code in _SEVERITIES:
+            yield from (_of_a_fault(code, same, now_us) for same in _by_fault(found))
+        elif found:
+            yield _reason(code, found, now_us)
+
+
+def _by_fault(events: Sequence[Event]) -> Iterable[list[Event]]:
+    """These events, newest first, by what they tell of; blame of the hardware first."""
+    faults: dict[str, list[Event]] = {}
+    for event in sorted(events, key=lambda event: BLAMES.index(event.blame)):
+        faults.setdefault(_fault(event), []).append(event)
+    return faults.values()
+
+
+def _of_a_fault(code: Code, events: list[Event], now_us: int) -> Reason:
+    newest_first = sorted(events, key=lambda event: event.last_time_us, reverse=True)
+    reason = _reason(code, newest_first, now_us)
+    return replace(reason, fault=_fault(events[0]), blame=events[0].blame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +140,15 @@ def _reason(code: Code, events: list[Event], now_us: int) -> Reason:
     )
 
 
-def _name(event: Event) -> str:
+def _fault(event: Event) -> str:
     if event.code is None:
-        return event.summary.rstrip(".")
-    kind = "SXid" if event.nvswitch is not None else "Xid"
-    return f"{kind} {event.code} ({event.summary.rstrip('.')})"
+        return event.kind.value
+    return f"{'SXid' if event.nvswitch is not None else 'Xid'} {event.code}"
+
+
+def _name(event: Event) -> str:
+    summary = event.summary.rstrip(".")
+    return summary if event.code is None else f"{_fault(event)} ({summary})"
 
 
 def _ago(us: int) -> str:

@@ -167,7 +167,7 @@ def _hung(hung: HungCall, now_us: int) -> Reason:
     return Reason(
         Code.NVML_HUNG,
         Severity.UNHEALTHY,
-        f"The driver did not return from {call} on this GPU, which was called {seconds:.1f} s ago.",
+        f"The driver did not return from a call on this GPU: {hung.told(now_us)}.",
         call,
         round(seconds, 1),
         None,
@@ -182,7 +182,8 @@ def _not_answered(reading: Reading | None) -> Reason:
     if reading.trouble == Trouble.HUNG:
         sentence = f"The driver did not return from a call on this GPU: {why}."
         return Reason(Code.NVML_HUNG, Severity.UNHEALTHY, sentence, source=Source.JUDGEMENT)
-    return Reason(Code.NOT_ANSWERED, Severity.UNKNOWN, f"The GPU did not answer: {why}.")
+    sentence = f"The GPU did not answer: {why}."
+    return Reason(Code.NOT_ANSWERED, Severity.UNKNOWN, sentence, "answer", reading.trouble, "given")
 
 
 def _unread(check: _Check, health: Health) -> tuple[list[Reason], list[NotChecked]]:

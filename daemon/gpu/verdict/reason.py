@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from daemon.event import Blame
 
 
 class State(StrEnum):
@@ -89,6 +91,9 @@ class Code(StrEnum):
     MODE_PENDING = "mode_pending"
 
 
+BLAMES: Final = (Blame.HARDWARE, Blame.FABRIC, Blame.DRIVER, Blame.UNKNOWN, Blame.APPLICATION)
+"""In the order to tell faults that are equally bad: what was broken before what may follow from it."""
+
 Value = bool | int | float | str | None
 
 
@@ -112,6 +117,15 @@ class Reason:
     """NVIDIA's document or tool; None for other sources."""
     events: tuple[str, ...] = ()
     """Ids of the events that it is about, newest first."""
+    fault: str | None = None
+    """What the events tell of: `Xid 48`; None when it is not about events, or about several sorts of them."""
+    blame: Blame | None = None
+    """Whose fault that usually is; None as `fault`."""
+
+    @property
+    def name(self) -> str:
+        """What it is about, in one word or two: `Xid 48`, `row_remap_pending`."""
+        return self.fault or self.code.value
 
     def to_json(self) -> dict[str, Any]:
         """As a public JSON object."""
@@ -125,6 +139,8 @@ class Reason:
             "threshold_source": self.source.value,
             "reference": self.reference,
             "events": list(self.events),
+            "fault": self.fault,
+            "blame": self.blame.value if self.blame is not None else None,
         }
 
 

@@ -47,8 +47,9 @@ class Server:
 
     def run(self) -> None:
         """Serve until the daemon closes its end, then end the process."""
-        threading.Thread(target=self._library.open, name="init", daemon=True).start()
+        # Before the library is touched: a crash in that is one of the library, not of the start.
         self._send(Ready())
+        threading.Thread(target=self._library.open, name="init", daemon=True).start()
         decoder = Decoder()
         try:
             while received := self._connection.recv(_RECEIVE):

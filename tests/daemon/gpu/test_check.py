@@ -16,8 +16,8 @@ from probes.health import Verdict
 class OneHangs(MockSource):
     """Mock GPUs of which the last hangs before its address is known."""
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
-        sweep = await super().inventory(gpus)
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        sweep = await super().inventory(gpus, insist=insist)
         last = len(sweep.gpus) - 1
         hung = Reading(f"#{last}", answered=False, trouble=Trouble.HUNG, reason="it hangs")
         return replace(sweep, gpus=(*sweep.gpus[:last], hung))

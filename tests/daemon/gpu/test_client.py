@@ -68,7 +68,7 @@ def test_one_hanging_gpu_leaves_the_other_seven_answered_and_is_named_with_its_c
             assert hung.call == "nvmlDeviceGetTemperature"
             assert hung.since_us is not None
             assert before <= hung.since_us / 1e6 <= time.time()
-            assert "nvmlDeviceGetTemperature has not returned for" in hung.reason
+            assert "nvmlDeviceGetTemperature has not returned since" in hung.reason
             (call,) = worker.status().hung
             assert (call.gpu, call.call, call.trouble) == (pci(3), hung.call, Trouble.HUNG)
             return answers, worker
@@ -87,14 +87,62 @@ def test_a_hung_gpu_is_left_alone_until_it_is_forgiven_or_insisted_on(fleet: Sce
             fleet.behaves("nvmlDeviceGetTemperature", gpu=3)
             asked = len([1 for _, _, gpu in fleet.calls() if gpu == "3"])
             again = await worker.ask("temperature", ALL, deadline_s=DEADLINE_S)
-            assert silence(again, 3) == silence(first, 3)
+            before, now = silence(first, 3), silence(again, 3)
+            assert (now.trouble, now.call, now.since_us) == (before.trouble, before.call, before.since_us)
             assert len(answered(again)) == 7
             assert len([1 for _, _, gpu in fleet.calls() if gpu == "3"]) == asked
             insisted = await worker.ask("temperature", [pci(3)], deadline_s=DEADLINE_S, insist=True)
             assert value(insisted, 3, "temperature_c") == 36
-            worker.forgive(pci(3))
             assert worker.status().hung == ()
             assert len(answered(await worker.ask("temperature", ALL, deadline_s=DEADLINE_S))) == 8
+
+    asyncio.run(scene())
+
+
+def test_a_driver_that_was_loaded_anew_is_asked_for_what_hung_before(fleet: Scenario) -> None:
+    fleet.hangs("nvmlDeviceGetTemperature", gpu=3)
+
+    async def scene() -> None:
+        async with asking(fleet) as worker:
+            hung = silence(await worker.ask("temperature", ALL, deadline_s=SHORT_S), 3)
+            fleet.behaves("nvmlDeviceGetTemperature", gpu=3)
+            assert hung.since_us is not None
+            worker.driver_loaded(hung.since_us - 1)
+            assert [call.gpu for call in worker.status().hung] == [pci(3)]  # it hung after that
+            worker.driver_loaded(hung.since_us + 1)
+            assert len(answered(await worker.ask("temperature", ALL, deadline_s=DEADLINE_S))) == 8
+
+    asyncio.run(scene())
+
+
+def test_a_driver_that_was_loaded_anew_is_out_of_trouble_at_once(fleet: Scenario) -> None:
+    fleet.fails(fake_nvml.DRIVER_NOT_LOADED)
+
+    async def scene() -> None:
+        async with asking(fleet, Patience(trouble_s=600)) as worker:
+            assert (await worker.ask("temperature", ALL, deadline_s=DEADLINE_S)).trouble is not None
+            fleet.behaves()
+            worker.driver_loaded(time.time_ns() // 1000)
+            assert len(answered(await worker.ask("temperature", ALL, deadline_s=DEADLINE_S))) == 8
+
+    asyncio.run(scene())
+
+
+def test_nobody_may_insist_while_many_workers_are_stuck(
+    fleet: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "STUCK_BY_INSISTING", 1)
+
+    async def scene() -> None:
+        with frozen_file_system(tmp_path) as frozen:
+            fleet.writes(frozen.path / "never", "nvmlDeviceGetTemperature", gpu=3)
+            async with asking(fleet) as worker:
+                for _ in range(3):
+                    asked = await worker.ask("temperature", ALL, deadline_s=SHORT_S, insist=True)
+                    assert silence(asked, 3).trouble is Trouble.HUNG
+                assert worker.status().stuck == 1
+                frozen.thaw()
+                await until(lambda: worker.status().stuck == 0, "the worker to wake and end")
 
     asyncio.run(scene())
 

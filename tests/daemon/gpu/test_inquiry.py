@@ -44,16 +44,16 @@ class Held(MockSource):
     async def listed(self) -> Sequence[str] | None:
         return await super().listed() if self.has_list else None
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         self.asked += [("health", pci) for pci in gpus or ()]
         await self.gate.wait()
-        return replace(await super().health(gpus), state=self.state())
+        return replace(await super().health(gpus, insist=insist), state=self.state())
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         self.asked += [("inventory", pci) for pci in gpus or ()]
         if gpus is not None:
             await self.gate.wait()
-        return await super().inventory(gpus)
+        return await super().inventory(gpus, insist=insist)
 
 
 class HeldProcesses(ProcessReader):

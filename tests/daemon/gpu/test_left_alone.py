@@ -24,6 +24,15 @@ def test_a_forgiven_gpu_may_be_asked() -> None:
     assert left.answer("a", 0.0) is None
 
 
+def test_what_was_called_before_a_moment_is_forgiven_and_no_other() -> None:
+    left = LeftAlone()
+    left.add("early", HUNG, since_us=5, until=100.0)
+    left.add(None, HUNG, since_us=6, until=100.0)
+    left.add("late", HUNG, since_us=7, until=100.0)
+    left.forgive_before(6)
+    assert [call.gpu for call in left.calls(0.0)] == ["late"]
+
+
 def test_calls_are_told_the_longest_first() -> None:
     left = LeftAlone()
     left.add("young", HUNG, since_us=9, until=100.0)

@@ -410,3 +410,39 @@ def test_a_call_that_hangs_hangs_on_over_a_new_file() -> None:
     fleet.take(parse("[[gpu]]"))
     fleet.take(hangs)
     assert [call.since_us for call in fleet.hung()] == [TIME_US + 5]
+
+
+@pytest.mark.parametrize("met", ["", "# soon\n", 'driver = "580.159.04"\n', "[[gpu]]\n"])
+def test_a_file_that_is_met_while_it_is_written_takes_no_gpu_away(tmp_path: Path, met: str) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("[[gpu]]\n[[gpu]]\n[[gpu]]\n")
+    file = ScenarioFile(path)
+    gpus = MockSource(MockFleet(file.first), file)
+    path.write_text(met)
+    assert [reading.answered for reading in ask(gpus.health())] == [True] * 3
+    path.write_text('[[gpu]]\n[[gpu]]\nstate = "lost"\n[[gpu]]\n')
+    assert [reading.answered for reading in ask(gpus.health())] == [True, False, True]
+    assert "in force" not in (gpus.state().reason or "")
+
+
+def test_a_file_with_fewer_gpus_counts_once_it_has_rested(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("[[gpu]]\n[[gpu]]\n")
+    late_ns = [0]
+    file = ScenarioFile(path, wall_ns=lambda: path.stat().st_mtime_ns + late_ns[0])
+    path.write_text('[[gpu]]\nstate = "lost"\n')
+    assert file.changed() is None
+    late_ns[0] = 1_000_000_000
+    changed = file.changed()
+    assert changed is not None
+    assert [gpu.condition for gpu in changed.gpus] == [Condition.LOST]
+
+
+def test_a_file_that_names_no_gpu_any_more_is_refused_as_long_as_it_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("[[gpu]]\n")
+    file = ScenarioFile(path, wall_ns=lambda: path.stat().st_mtime_ns + 10**10)
+    path.write_text("")
+    assert file.changed() is None
+    assert file.trouble is not None
+    assert "names no GPU any more (write [[gpu]] for each" in file.trouble

@@ -52,6 +52,35 @@ def test_an_index_that_could_not_be_read_is_not_the_one_of_before() -> None:
     assert numbering.indices(gpus(0, 1, 2), numbering.count(1)) == {B: 1, C: 2}
 
 
+def test_an_index_of_before_the_set_changed_counts_where_the_others_leave_no_other() -> None:
+    numbering = Numbering()
+    numbering.read({A: 0, B: 1, C: 2}, numbering.count(1))
+    numbering.set_changed()
+    numbering.read({A: 0, C: 2}, numbering.count(2))  # the driver was loaded anew, and B hangs
+    assert numbering.indices(gpus(0, 1, 2), numbering.count(2)) == {A: 0, B: 1, C: 2}
+    assert numbering.indices(gpus(0, 1, 2, lost=A), numbering.count(2)) == {B: 1, C: 2}  # A is counted still
+
+
+def test_an_index_that_may_have_moved_is_not_known() -> None:
+    numbering = Numbering()
+    numbering.read({A: 0, B: 1, C: 2}, numbering.count(1))
+    numbering.set_changed()
+    numbering.read({B: 0}, numbering.count(2))  # A is gone, and C hangs: it is number 1 now
+    lost = gpus(0, 0, 2, lost=A)
+    indices = numbering.indices(lost, numbering.count(2))
+    assert indices == {B: 0}
+    assert numbering.last_holders(lost, indices) == {C: 2}  # number 0 is another's now
+
+
+def test_the_last_holder_of_an_index_is_the_one_that_was_read_last() -> None:
+    numbering = Numbering()
+    numbering.read({A: 1}, numbering.count(1))
+    numbering.set_changed()
+    numbering.read({B: 1}, numbering.count(2))
+    numbering.set_changed()
+    assert numbering.last_holders(gpus(1, 1, None, lost=B), {}) == {B: 1}
+
+
 def test_the_only_gpu_that_is_missing_is_the_one_known_by_its_index_alone() -> None:
     assert places(readings(A, C, "#7"), gpus(0, 1, 2)) == {"#7": B}
     assert places(readings(A, C, "#1"), gpus(0, None, 2)) == {"#1": B}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +55,23 @@ def test_a_gpu_is_found_by_any_of_its_names(name: str, gpu: Choice) -> None:
 )
 def test_a_mig_instance_is_found_by_its_uuid_in_the_new_and_the_old_form(name: str) -> None:
     assert select_one(name, NODE) == Selected(SECOND, SECOND.mig[1])
+
+
+def test_an_index_that_no_gpu_has_now_means_the_one_that_had_it_last() -> None:
+    was = replace(LOST, was_index=3)
+    assert select(["3"], (FIRST, was)) == (Selected(was),)
+    again = replace(SECOND, index=3)
+    assert select(["3"], (again, was)) == (Selected(again),)
+    message, hint = refusal("7", (FIRST, was))
+    assert message == "no GPU of this node is '7'"
+    assert f"{LOST.uuid} = {LOST.pci} (was index 3)" in hint
+
+
+def test_a_gpu_that_is_known_by_its_index_alone_can_be_named_by_it() -> None:
+    alone = Choice("#3", 3)
+    assert select(["3"], (FIRST, alone)) == (Selected(alone),)
+    assert "; 3" in refusal("7", (FIRST, alone))[1]
+    assert "#" not in refusal("7", (FIRST, alone))[1]
 
 
 def test_no_name_means_every_gpu() -> None:

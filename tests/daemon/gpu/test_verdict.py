@@ -337,7 +337,8 @@ def test_a_hanging_call_makes_the_gpu_unhealthy_and_is_named_with_its_time() -> 
     call = HungCall(PCI, "nvmlDeviceGetTemperature", TIME_US - 5_000_000, Trouble.HUNG)
     found = judge(PCI, Reading(PCI, answered=False, trouble="hung"), now_us=TIME_US, hung=call)
     assert found.state is State.UNHEALTHY
-    assert "nvmlDeviceGetTemperature on this GPU, which was called 5.0 s ago" in only(found).sentence
+    assert f"on this GPU: {call.told(TIME_US)}." in only(found).sentence
+    assert call.told(TIME_US).endswith("Z (5 s)")
 
 
 @pytest.mark.parametrize("trouble", ["slow", "crashed", "no_permission"])

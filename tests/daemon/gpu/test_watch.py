@@ -79,8 +79,8 @@ class Unplaced(MockSource):
 
     index: int | None = None
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
-        sweep = await super().health(gpus)
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        sweep = await super().health(gpus, insist=insist)
         readings = [
             Reading(f"#{number}", answered=False, trouble=Trouble.HUNG, reason="it hangs")
             if number == self.index
@@ -189,14 +189,16 @@ class Watched(MockSource):
     def __init__(self, fleet: MockFleet) -> None:
         super().__init__(fleet)
         self.asked: list[str] = []
+        self.insisted: list[str] = []
 
-    async def health(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def health(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         self.asked += self.fleet.listed() if gpus is None else gpus
-        return await super().health(gpus)
+        self.insisted += (gpus or ()) if insist else ()
+        return await super().health(gpus, insist=insist)
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         self.asked += self.fleet.listed() if gpus is None else gpus
-        return await super().inventory(gpus)
+        return await super().inventory(gpus, insist=insist)
 
 
 def watched() -> tuple[Node, Watched]:
@@ -275,8 +277,8 @@ class Renumbering(Watched):
     def state(self) -> SourceState:
         return replace(super().state(), numbering=self.number)
 
-    async def inventory(self, gpus: Sequence[str] | None = None) -> Sweep:
-        sweep = await super().inventory(gpus)
+    async def inventory(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
+        sweep = await super().inventory(gpus, insist=insist)
         if self.started_again_while_asked:
             self.started_again_while_asked = False
             half = sweep.gpus[: len(sweep.gpus) // 2]
@@ -404,6 +406,78 @@ def test_a_gpu_that_hangs_at_the_first_call_and_was_never_seen_is_named_by_its_i
     assert label(look.gpus[2]) == "GPU at NVML index 1"
     assert look.verdict is not None
     assert "GPU at NVML index 1" in look.verdict.headline + str(look.verdict.reasons)
+
+
+def hang(source: Renumbering, pci: str) -> None:
+    """The next question about all finds this GPU hung, and NVML is initialised anew for the others."""
+    source.fleet.put(pci, Condition.HUNG)
+    source.started_again_while_asked = True
+
+
+def test_a_healthy_gpu_is_found_by_its_index_while_another_begins_to_hang() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    node.hear(79, 2)
+    hang(source, node.board(1).pci)
+    look = node.ask(node.watch.health, "0")
+    assert [gpu.pci for gpu in look.gpus] == [node.board(0).pci]
+    assert shown(look) == [0]
+
+
+@pytest.mark.parametrize("code", [79, 119])
+def test_a_gpu_that_is_lost_or_left_alone_is_named_by_the_index_it_had(code: int) -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    node.hear(code, 2)
+    vanish(node, source, node.board(2).pci)
+    look = node.ask(node.watch.health, "2")
+    assert [(gpu.pci, gpu.was_index) for gpu in look.gpus] == [(node.board(2).pci, 2)]
+    assert label(look.gpus[0]).endswith("(was index 2)")
+
+
+def test_a_hung_gpu_keeps_its_index_after_the_driver_was_loaded_anew() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    hang(source, node.board(1).pci)
+    loaded = replace(XID_79, kind=Kind.DRIVER_LOADED, code=None, gpu=None, time_us=node.now_us)
+    node.watch.heard([loaded])
+    assert shown(node.ask(node.watch.health)) == [0, 1, 2]
+    assert [gpu.pci for gpu in node.ask(node.watch.health, "1").gpus] == [node.board(1).pci]
+
+
+def test_a_gpu_that_moved_to_an_unknown_index_says_the_one_it_had() -> None:
+    node, source = renumbering()
+    node.ask(node.watch.inventory)
+    hang(source, node.board(2).pci)
+    vanish(node, source, node.board(0).pci)
+    look = node.ask(node.watch.health)
+    assert shown(look) == [None, 0, None]
+    assert [gpu.was_index for gpu in look.gpus] == [0, None, 2]
+    assert label(look.gpus[2]).endswith("(was index 2)")
+    assert [gpu.pci for gpu in node.ask(node.watch.health, "2").gpus] == [node.board(2).pci]
+
+
+def test_only_a_gpu_that_was_named_is_asked_although_it_hangs() -> None:
+    node, source = watched()
+    node.ask(node.watch.inventory)
+    node.ask(node.watch.health)
+    assert not source.insisted
+    node.ask(node.watch.health, "1", node.board(2).uuid)
+    assert source.insisted == [node.board(1).pci, node.board(2).pci]
+
+
+def test_one_answer_tells_one_call_and_one_time_of_a_gpu_that_hangs() -> None:
+    node = Node()
+    node.ask(node.watch.inventory)
+    node.fleet.put(node.board(1).pci, Condition.HUNG)
+    node.ask(node.watch.health)
+    node.now_us += 7_000_000
+    look = node.ask(node.watch.health)
+    (call,) = look.state.hung
+    reason = look.gpus[1].reading.reason
+    assert reason == call.told(node.now_us)
+    assert look.gpus[1].verdict is not None
+    assert reason in look.gpus[1].verdict.reasons[0].sentence
 
 
 def later_boot(node: Node, boot_id: str = "later") -> GpuWatch:

@@ -66,3 +66,12 @@ def test_a_process_on_two_gpus_is_told_with_both(proc: Path) -> None:
     gpus.put(PID, gpu=1)
     gpus.put(7, gpu=1)
     assert [(each.pci, each.others) for each in held(gpus, proc=proc)] == [(pci(0), 0), (pci(1), 1)]
+
+
+def test_who_has_named_a_gpu_is_not_told_to_name_it() -> None:
+    gpus = FakeGpus()
+    gpus.silent = {pci(0): "it did not return"}
+    for wanted, says_name in (((), True), (("0",), False)):
+        with pytest.raises(UserError) as refused:
+            held(gpus, *wanted, proc=Path("/nonexistent"))
+        assert ("name a GPU to have it asked anyway" in (refused.value.hint or "")) is says_name

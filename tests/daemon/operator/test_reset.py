@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from daemon.gpu.answers import HungCall
+from daemon.gpu.protocol import Trouble
 from daemon.gpu.readings import ComputeInstance, GpuInstance, Link, MigLayout, NvLink
+from daemon.gpu.source import SourceState
 from daemon.operator.audit import Outcome
 from daemon.operator.driver_tool import OUTPUT_LINES, DriverTool
 from daemon.operator.plan import Ending, Plan
@@ -165,6 +169,19 @@ def test_a_missing_tool_is_a_clear_sentence(monkeypatch: pytest.MonkeyPatch, tmp
     assert error.message == "the driver's tool nvidia-smi is not on the PATH of xidwatch"
     assert error.hint is not None
     assert "NVIDIA_DRIVER_CAPABILITIES" in error.hint
+
+
+class OneUnplaced(FakeGpus):
+    """GPUs beside which there is one that hung before it told its address."""
+
+    def state(self) -> SourceState:
+        return replace(super().state(), hung=(HungCall("#2", "nvmlDeviceGetHandleByIndex", 5, Trouble.HUNG),))
+
+
+def test_a_gpu_whose_address_is_not_known_is_not_reset(smi: Smi) -> None:
+    smi("exit 0")
+    refused = refusal(OneUnplaced(), "2")
+    assert "the PCI address of GPU 2 is not known" in refused.message
 
 
 def test_a_gpu_with_processes_is_refused_with_their_names(smi: Smi) -> None:
