@@ -7,7 +7,8 @@ with the time from the fault to the end.
 A process id alone says little, since the kernel gives it out again. An end is told of an event only when
 the name is the one that the driver printed, the process had begun before the fault, and it ended after
 it, or so shortly before that the line may still be about it (the driver also prints while it cleans up
-after a process). Only what happens now is waited for, not what is read from the log of earlier, nor drills,
+after a process). An end before the line is told only where somebody can look whether another process has
+the pid by now. Only what happens now is waited for, not what is read from the log of earlier, nor drills,
 whose processes are made up. After a restart nothing is waited for: what was not seen stays unknown.
 
 Belongs to the event loop's thread. No timer runs.
@@ -94,11 +95,12 @@ class Afterlife:
         found: Found,
         *,
         clock: Clock,
-        start_of: Callable[[int], int | None],
+        start_of: Callable[[int], int | None] | None,
         boottime_us: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000,
     ) -> None:
         """`tracker` makes one that tells the given function of each end. `start_of`: the start of the process
-        that has this pid now, in clock ticks since boot; None when there is none, or nobody can look."""
+        that has this pid now, in clock ticks since boot, or None when there is none; itself None where
+        nobody can look."""
         self._tracker = tracker(self._ended)
         self._found = found
         self._clock = clock
@@ -160,7 +162,7 @@ class Afterlife:
         name = event.process.name if event.process is not None else None
         waiting = _Waiting(event.id, name, event.time_us, now_us + WAIT_US)
         before = self._tracker.ended(pid)
-        if before is not None and self._is_of(before, waiting) and not self._is_anothers(before):
+        if before is not None and self._is_of(before, waiting) and not self._may_be_anothers(before, waiting):
             self._tell(before, waiting)
         elif self._tracker.watch(pid):
             self._waiting[pid, event.id] = waiting
@@ -176,8 +178,12 @@ class Afterlife:
         now_us = self._clock.monotonic_us()
         for key in [key for key in self._waiting if key[0] == process.pid]:
             waiting = self._waiting.pop(key)
-            if waiting.until_us >= now_us and self._is_of(process, waiting):
+            if waiting.until_us < now_us or not self._is_of(process, waiting):
+                continue
+            if self._after_us(process, waiting) >= 0 or not self._may_be_anothers(process, waiting):
                 self._tell(process, waiting)
+            elif self._tracker.watch(process.pid):
+                self._waiting[key] = waiting  # for the end of the one that has the pid now
 
     def _is_of(self, process: Ended, waiting: _Waiting) -> bool:
         """True when it is the process that the line of this event is about."""
@@ -188,8 +194,11 @@ class Afterlife:
         had_begun = started_us <= waiting.time_us + EXACT_US
         return is_named_so and had_begun and self._after_us(process, waiting) >= -BEFORE_US
 
-    def _is_anothers(self, process: Ended) -> bool:
-        """True when its pid was given out again: a line printed after its end may be about the new one."""
+    def _may_be_anothers(self, process: Ended, waiting: _Waiting) -> bool:
+        """True when its pid was given out again, or may have been before the line was printed: the line may
+        be about the new one."""
+        if self._start_of is None:
+            return self._after_us(process, waiting) < 0
         ticks = self._start_of(process.pid)
         own = None if process.started_us is None else process.started_us // _CLOCK_TICKS_US
         return ticks is not None and ticks != own

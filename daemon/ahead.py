@@ -32,8 +32,18 @@ class Ahead:
     """How far the estimate may be wrong."""
 
 
-HomeOf = Callable[[KernelLine], str | None]
-"""The id of the event that a line led to; None when it led to none."""
+@dataclass(frozen=True, slots=True)
+class Led:
+    """What a line led to."""
+
+    event: str
+    """Id of the event."""
+    is_proved: bool
+    """The event has been proved since, by another of its lines: this one is counted in it."""
+
+
+HomeOf = Callable[[KernelLine], Led | None]
+"""What a line led to; None when it led to no event."""
 
 
 def dump(lines: Iterable[Ahead], home_of: HomeOf) -> str | None:
@@ -42,15 +52,15 @@ def dump(lines: Iterable[Ahead], home_of: HomeOf) -> str | None:
     return json.dumps(rows) if rows else None
 
 
-def load(text: str) -> list[tuple[Ahead, str | None]]:
-    """What `dump` gave, the first one first, each with the id of its event.
+def load(text: str) -> list[tuple[Ahead, Led | None]]:
+    """What `dump` gave, the first one first, each with what it led to.
 
     Raises ValueError, TypeError or KeyError when the text is none.
     """
     return [_ahead(row) for row in reversed(json.loads(text))]
 
 
-def _row(ahead: Ahead, home: str | None) -> dict[str, Any]:
+def _row(ahead: Ahead, led: Led | None) -> dict[str, Any]:
     line = ahead.line
     return {
         "text": line.text,
@@ -62,11 +72,12 @@ def _row(ahead: Ahead, home: str | None) -> dict[str, Any]:
         "probe": line.probe,
         "stamp_us": ahead.stamp_us,
         "tolerance_us": ahead.tolerance_us,
-        "event": home,
+        "event": None if led is None else led.event,
+        "event_is_proved": led is not None and led.is_proved,
     }
 
 
-def _ahead(row: dict[str, Any]) -> tuple[Ahead, str | None]:
+def _ahead(row: dict[str, Any]) -> tuple[Ahead, Led | None]:
     line = KernelLine(
         text=str(row["text"]),
         origin=Origin(row["origin"]),
@@ -79,4 +90,5 @@ def _ahead(row: dict[str, Any]) -> tuple[Ahead, str | None]:
         probe=str(row["probe"]),
         printed_us=int(row["stamp_us"]),
     )
-    return Ahead(line, int(row["stamp_us"]), int(row["tolerance_us"])), row["event"]
+    led = None if row["event"] is None else Led(str(row["event"]), row["event_is_proved"] is True)
+    return Ahead(line, int(row["stamp_us"]), int(row["tolerance_us"])), led

@@ -204,7 +204,8 @@ class Coalescer:
         told.count, told.lines, told.detail, told.process = 1, first.lines, first.detail, first.process
         told.began_us = told.last_us = heard.at_us
         told.heard(at_us=heard.at_us, wall_us=heard.wall_us, arrival_us=heard.arrival_us)
-        told.witnesses += (Witness(heard.probe, max(0, heard.wall_us - before.time_us)),)
+        if all(witness.probe != heard.probe for witness in told.witnesses):
+            told.witnesses += (Witness(heard.probe, max(0, heard.wall_us - before.time_us)),)
         if heard.part is Part.OPENING:
             told.complete = False
             told.openings.add(heard.text)
@@ -326,6 +327,8 @@ class Coalescer:
         if home.slot.trust is Trust.UNPROVED:
             self._raise(home, heard)
         elif home.slot.trust is Trust.PROVED:
+            if not home.lines:  # told of without a line so far
+                home.detail = {}
             home.correct_line(known_as, heard.text)
             self._name_process(home, heard)
             for name, value in heard.detail().items():
@@ -334,6 +337,34 @@ class Coalescer:
                 home.take_meaning(heard.meaning)
             self._revise_or_say(home, heard.arrival_us)
         return True
+
+    def raise_to(self, home: OpenFault, told: OpenFault, delay_us: int) -> OpenFault:
+        """Raise an unconfirmed event to what another witness told of it, without a line; gives it back."""
+        home = self._finished(home, told.last_arrival_us) or home
+        before, [witness] = home.event, told.witnesses
+        home.event = replace(
+            told.event,
+            id=before.id,
+            revision=before.revision,
+            time_us=before.time_us,
+            incident=before.incident,
+        )
+        home.lines, home.lines_dropped, home.process, home.gpu = [], 0, None, None
+        home.detail, home.unproved = dict(told.detail), 0
+        home.witnesses += (Witness(witness.probe, delay_us),)
+        home.changed = True
+        self._move_or_end(home, told.slot, told.sufferer, told.last_us, told.last_arrival_us)
+        return home
+
+    def _move_or_end(self, home: OpenFault, slot: Slot, sufferer: Sufferer, at_us: int, now_us: int) -> None:
+        """Publish a raised event in the place that is now its own."""
+        if self.faults.holds(home) and self.faults.find(slot, sufferer, at_us) is None:
+            self.faults.move(home, slot, sufferer)
+            self.faults.publish(home, now_us)
+            return
+        # Another one has that place: they were told as two, and stay two.
+        self.faults.end(home, now_us)
+        home.slot, home.sufferer = slot, sufferer
 
     def _name_process(self, home: OpenFault, heard: Heard) -> None:
         """The line tells of a process, and what was published before did not."""
@@ -355,10 +386,12 @@ class Coalescer:
         home.unproved -= 1
         home.changed = True
         if home.slot.trust is Trust.UNPROVED and home.unproved <= 0:
+            home.count += home.disproved
             home.event = replace(home.event, origin=Origin.USERSPACE, drill=True)
             self.witness(home, heard.probe, heard.arrival_us, delay_us)
             self.faults.end(home, heard.arrival_us)
         else:
+            home.disproved += home.count > 1
             home.count = max(1, home.count - 1)
             self._revise_or_say(home, heard.arrival_us)
 
@@ -370,7 +403,12 @@ class Coalescer:
         return _standing(home)
 
     def _raise(self, home: OpenFault, heard: Heard) -> None:
-        home.event = replace(home.event, origin=Origin.KERNEL, kmsg_seq=heard.seq)
+        named = heard.event()
+        home.event = replace(
+            home.event, origin=Origin.KERNEL, kmsg_seq=heard.seq, gpu=named.gpu, nvswitch=named.nvswitch
+        )
+        if home.gpu is not None and named.gpu is not None:
+            home.gpu = replace(home.gpu, mig=named.gpu.mig)
         home.take_meaning(heard.meaning)
         home.lines, home.lines_dropped = [heard.text], 0
         home.detail = dict(heard.detail())
@@ -378,14 +416,7 @@ class Coalescer:
             home.process = heard.process
         home.unproved -= 1
         home.changed = True
-        is_open = self.faults.holds(home)
-        if is_open and self.faults.find(heard.slot, heard.sufferer, heard.at_us) is None:
-            self.faults.move(home, heard.slot, heard.sufferer)
-            self.faults.publish(home, heard.arrival_us)
-            return
-        # Another one has that place: they were told as two, and stay two.
-        self.faults.end(home, heard.arrival_us)
-        home.slot, home.sufferer = heard.slot, heard.sufferer
+        self._move_or_end(home, heard.slot, heard.sufferer, heard.at_us, heard.arrival_us)
 
     def _revise_or_say(self, fault: OpenFault, now_us: int) -> None:
         """Publish what was learned, at once where the fault is no longer in the table."""

@@ -171,7 +171,7 @@ class Config:
         _probes,
         "auto",
         "LIST",
-        "probes to run, with commas: kmsg, klog, bpf, nvml; auto: what works here",
+        "probes to run, with commas: kmsg, klog, bpf, driver, nvml; auto: what works here",
     )
     """None: every probe that works here."""
     ebpf: Ebpf = setting("ebpf", choice(Ebpf), "auto", "|".join(Ebpf), "hear the kernel through eBPF")

@@ -6,7 +6,8 @@ Contract:
   `STARTING_US`) while the reader of /dev/kmsg has not come as far as that line. The same line from
   /dev/kmsg or syslog(2), or one look at the log, tells who printed it; then it goes on under the log's own
   stamp, so that every probe gives it the same identity. Unconfirmed it goes on with origin `unknown`.
-* A line of the log is never held back. If its line from eBPF comes later, that one is a second witness.
+* A line of the log is never held back. syslog(2) cannot tell the origin of each; what it cannot tell of,
+  /dev/kmsg may still prove. If its line from eBPF comes later, that one is a second witness.
 * A line that went on unconfirmed is proved or disproved when the log shows it after all, be it to
   another process after a restart: `ahead` is what that one must be given.
 * One line of the log confirms one line from eBPF: two real repeats are never merged, and an old true
@@ -26,6 +27,7 @@ from daemon.ahead import Ahead
 from daemon.log_reading import LogReading
 from daemon.shelf import REMEMBERED, Shelf
 from probes.bpf.probe import NAME as BPF
+from probes.klog import NAME as KLOG
 from probes.klog import Look
 from probes.kmsg import NAME as KMSG
 from probes.line import KernelLine, Origin
@@ -44,9 +46,6 @@ once a second)."""
 _EARLIER_US = 250_000
 _SLACK_US = 5_000
 _CONTRADICTS_US = 100_000
-_VOUCHED_AFTER_US = 2_000_000
-"""The driver's tracepoint comes microseconds after its line, but a slow console stands in between."""
-_VOUCHED_BEFORE_US = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +80,7 @@ class Confirmation:
         self._earlier: list[Ahead] = []
         self._waiting: deque[_Doubt] = deque()
         self._seen: OrderedDict[tuple[int, str], dict[str, int]] = OrderedDict()
+        self._unproved: OrderedDict[tuple[int, str], KernelLine] = OrderedDict()  # of klog
 
     def begin(self, newest_us: int) -> None:
         """The log's newest line is of kernel time `newest_us`, and eBPF has heard nothing yet."""
@@ -90,7 +90,7 @@ class Confirmation:
         """Take a line of a probe of the log, or of eBPF; gives back what goes on now, in order."""
         if line.probe == BPF:
             return self._heard(line)
-        if line.origin is Origin.UNKNOWN or line.kernel_us is None:
+        if line.kernel_us is None or (line.origin is Origin.UNKNOWN and line.probe != KLOG):
             return (line,)
         return self._of_the_log(line, line.kernel_us)
 
@@ -147,15 +147,15 @@ class Confirmation:
                 ready.append(replace(doubt.line, kernel_us=stamp, origin=origin))
         return sorted(ready, key=lambda line: line.arrival_us)
 
-    def vouch(self, stamp_us: int, is_same: Callable[[str], bool]) -> KernelLine | None:
-        """The driver said at `stamp_us` (CLOCK_MONOTONIC) that it printed a line which `is_same` knows by
-        its text. Gives back the waiting line that this proves; None when there is none."""
-        for doubt in self._waiting:
-            after_us = stamp_us - _stamp(doubt.line)
-            is_near = -_VOUCHED_BEFORE_US <= after_us <= _VOUCHED_AFTER_US
-            if not doubt.settled and is_near and is_same(doubt.line.text):
-                self._waiting.remove(doubt)
-                return self._go_ahead(doubt, Origin.KERNEL)
+    def give_up(self, is_named: Callable[[str, int], bool]) -> KernelLine | None:
+        """The driver has told of a line by itself. Gives back the waiting line that `is_named` knows by its
+        text and by when it was printed (CLOCK_MONOTONIC), the last of several; None when there is none.
+
+        That line waits no longer, and the log's is news: the driver's word is what the log will prove."""
+        for doubt in reversed(self._waiting):
+            if not doubt.settled and is_named(doubt.line.text, _stamp(doubt.line)):
+                self._settle(doubt)
+                return doubt.line
         return None
 
     # -- before the log shows it ---------------------------------------------------------------
@@ -206,8 +206,11 @@ class Confirmation:
         seen = self._note(kernel_us, text)
         before = max(seen.values(), default=0)
         seen[line.probe] = seen.get(line.probe, 0) + 1
-        if seen[line.probe] <= before:
-            return (line,)  # known through another probe already, and so is whether eBPF heard it
+        if seen[line.probe] <= before:  # known through another probe already, and so is whether eBPF heard it
+            unproved = self._unproved.pop((kernel_us, text), None) if line.probe != KLOG else None
+            return (line,) if unproved is None else (Proof(unproved, line),)
+        if line.origin is Origin.UNKNOWN:
+            self._remember_unproved(line, kernel_us, text)
         ahead = self._heard_earlier(line, kernel_us)
         if ahead is not None:
             self._earlier.remove(ahead)
@@ -222,6 +225,11 @@ class Confirmation:
         if doubt.gone is not None:
             return (Proof(doubt.gone, line),)
         return (_as_logged(doubt.line, line), line)
+
+    def _remember_unproved(self, line: KernelLine, kernel_us: int, text: str) -> None:
+        self._unproved[kernel_us, text] = line
+        if len(self._unproved) > REMEMBERED:
+            self._unproved.popitem(last=False)
 
     def _settle(self, doubt: _Doubt) -> None:
         doubt.settled = True
@@ -333,7 +341,7 @@ class Confirmation:
         for line in look.lines:
             nth = counts[line.kernel_us, line.text] = counts.get((line.kernel_us, line.text), 0) + 1
             seen = {} if line.kernel_us is None else self._seen.get((line.kernel_us, line.text), {})
-            if nth > seen.get(BPF, 0):
+            if nth > seen.get(BPF, 0) and line.origin is not Origin.UNKNOWN:
                 found.setdefault(line.text, []).append((line.kernel_us, line.origin, nth))
         return found
 

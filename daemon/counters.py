@@ -24,6 +24,8 @@ class Counters:
     """Of those, the ones that a process had written."""
     recovered: int = 0
     """Lines of a fault that eBPF heard and that were lost to the reader of /dev/kmsg."""
+    recovered_unproved: int = 0
+    """The same of lines of which nobody could show who printed them."""
     driver_told: int = 0
     """What the driver's own tracepoint told."""
     driver_alone: int = 0

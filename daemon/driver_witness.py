@@ -4,8 +4,11 @@ Contract:
 
 * The driver calls its tracepoint microseconds after it has printed a line, with the same message, device
   and code, but without pid and MIG instance: lines are matched by these and by time, one to one.
-* Its word proves a line of which nobody else could tell who printed it. Without a line it waits
-  `LOG_WAIT_US` and is then a line of its own, proved: the driver can be told not to print.
+* Without a line it waits `LOG_WAIT_US` and is then a line of its own, proved: the driver can be told not
+  to print.
+* It proves its own text: device, code and message. With a line of which nobody can tell who printed it it
+  is joined only when it names that line word for word, at most `PROVES_US` after it; what else stands
+  there (pid, name, instance) is not proved by that, and is told once the log shows the line.
 * A line that the log shows after that is the same one, be it after a restart (`ahead`).
 
 Owned by the pipeline; no clock of its own.
@@ -29,8 +32,16 @@ PROBE: Final = "driver"
 LOG_WAIT_US: Final = 20_000
 """How long its word waits for a line, in arrival time."""
 
+PROVES_US: Final = 1_000
+"""How long after an unproved line it may speak and be about that line (measured: 4 to 20 µs)."""
+
+_CLOSE_US: Final = 5_000
+"""A proved line that is so close is the one it speaks of."""
 _NEAR_US: Final = 2_000_000
 """A slow console may stand between the line and the tracepoint."""
+_BEGINS: Final = re.compile(r"(?:NVRM: Xid|nvidia-nvswitch\d*: SXid) \([^()]*\): \d+(?:, ?|$)")
+_PROCESS: Final = re.compile(r"pid=[^,]*, name=")
+_BEHIND: Final = re.compile(r" caused by previous Xid \d+$")
 _SAME_TEXT: Final = re.compile(r"(S?Xid) \((?:PCI:)?([0-9A-Fa-f:]+)(?:\.[0-9A-Fa-f])?[^)]*\): (\d+)(?:, ?|$)")
 
 
@@ -47,6 +58,7 @@ class Told:
     line: KernelLine
     sighting: Sighting
     message: str
+    is_proved: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +67,22 @@ class _Alone:
     message: str
 
 
-def is_same(report: KernelLine, text: str) -> bool:
-    """True when the driver's word `report` can be about the line `text`."""
-    said, printed = _key(report.text), _key(text)
-    if said is None or printed is None or said.shelf != printed.shelf:
+def names(said: str, text: str) -> bool:
+    """True when the driver's word `said` is the line `text` word for word, but for what it never tells:
+    process, instance, number of the switch, and an earlier Xid."""
+    spoken, printed = _key(said), _key(text)
+    if spoken is None or printed is None or spoken.shelf != printed.shelf or not _BEGINS.match(text):
         return False
-    return said.message in printed.message
+    message = _BEHIND.sub("", printed.message)
+    if _PROCESS.match(message):
+        return message.endswith(f", {spoken.message}")
+    return message == spoken.message
+
+
+def names_at(report: KernelLine, text: str, printed_us: int) -> bool:
+    """True when the driver's word is about the unproved line `text`, printed at `printed_us`
+    (CLOCK_MONOTONIC)."""
+    return 0 <= _stamp(report) - printed_us <= PROVES_US and names(report.text, text)
 
 
 class DriverWitness:
@@ -73,10 +95,18 @@ class DriverWitness:
         self._alone: Shelf[_Alone] = Shelf()
         self._earlier: list[_Alone] = []
 
-    def said(self, report: KernelLine) -> Told | None:
-        """The line that the driver speaks of; None when none was heard so far."""
+    def said_close(self, report: KernelLine) -> Told | None:
+        """The proved line that the driver has just printed; None when none was heard so far."""
         key = _key(report.text)
-        return None if key is None else self._take_told(report, key, key.message)
+        return None if key is None else self._take_proved(report, key, key.message, _CLOSE_US)
+
+    def said(self, report: KernelLine) -> Told | None:
+        """The line that the driver speaks of, an unproved one included; None when none was heard so far."""
+        key = _key(report.text)
+        if key is None:
+            return None
+        unproved = self._take_unproved(report, key)
+        return unproved or self._take_proved(report, key, key.message, _NEAR_US)
 
     def wait(self, report: KernelLine) -> None:
         """Keep its word for a line that may come."""
@@ -87,30 +117,41 @@ class DriverWitness:
         """What waits for a line."""
         return self._waiting
 
-    def line_read(self, line: KernelLine, sighting: Sighting) -> KernelLine | None:
+    def line_read(self, line: KernelLine, sighting: Sighting, *, is_proved: bool) -> KernelLine | None:
         """The word that waited for this line; without one, the line waits for the driver's word."""
         key = _key(line.text)
         if key is None:
             return None
         printed_us = self._printed_us(line)
-        possible = [
-            report
-            for report in self._waiting
-            if is_same(report, line.text) and abs(_stamp(report) - printed_us) <= _NEAR_US
-        ]
+        if is_proved:
+            possible = [each for each in self._waiting if _may_be_about(each, key, printed_us)]
+        else:
+            possible = [each for each in self._waiting if names_at(each, line.text, printed_us)]
         nearest = min(possible, key=lambda report: abs(_stamp(report) - printed_us), default=None)
         if nearest is not None:
             self._waiting.remove(nearest)
         else:
-            self._told.add(key.shelf, printed_us, line.arrival_us, Told(line, sighting, key.message))
+            told = Told(line, sighting, key.message, is_proved)
+            self._told.add(key.shelf, printed_us, line.arrival_us, told)
         return nearest
 
     def gone(self, report: KernelLine) -> None:
         """Its word was taken otherwise: it waits no longer."""
         self._waiting.remove(report)
 
+    def named_alone(self, line: KernelLine) -> KernelLine | None:
+        """The word that went out alone, as it went out, and that names this unproved line."""
+        key, printed_us = _key(line.text), self._printed_us(line)
+        if key is None:
+            return None
+        for each in (*self._earlier, *self._alone.of(key.shelf)):
+            is_near = 0 <= each.ahead.stamp_us - printed_us <= PROVES_US
+            if is_near and names(each.ahead.line.text, line.text):
+                return each.ahead.line
+        return None
+
     def told_alone(self, line: KernelLine) -> KernelLine | None:
-        """The word that went out alone, as it went out, and that this line is about; once."""
+        """The word that went out alone, as it went out, and that this proved line is about; once."""
         key = _key(line.text)
         if key is None or line.kernel_us is None:
             return None
@@ -125,13 +166,14 @@ class DriverWitness:
 
     def due(self, now_us: int) -> Sequence[KernelLine | tuple[KernelLine, Told]]:
         """What has waited long enough by arrival time `now_us`: a line of its own, under an estimate of the
-        log's time; or with the one line that it can be about, though the message is worded otherwise."""
+        log's time; or with the one proved line that it can be about, though the message is worded
+        otherwise."""
         found: list[KernelLine | tuple[KernelLine, Told]] = []
         while self._waiting and self._waiting[0].arrival_us + LOG_WAIT_US <= now_us:
             report = self._waiting.pop(0)
             key = _key(report.text)
-            told = None if key is None else self._take_told(report, key, "")
-            found.append(self._stand_alone(report) if told is None else (report, told))
+            told = None if key is None else self._take_proved(report, key, "", _NEAR_US)
+            found.append(self.stand_alone(report) if told is None else (report, told))
         return found
 
     def next_deadline(self) -> int | None:
@@ -150,15 +192,26 @@ class DriverWitness:
             if key is not None:
                 self._earlier.append(_Alone(each, key.message))
 
-    def _take_told(self, report: KernelLine, key: _Key, message: str) -> Told | None:
+    def _take_proved(self, report: KernelLine, key: _Key, message: str, within_us: int) -> Told | None:
+        near = self._told.near(key.shelf, _stamp(report), within_us)
+        return self._take_nearest(
+            report, [each for each in near if each.is_proved and message in each.message]
+        )
+
+    def _take_unproved(self, report: KernelLine, key: _Key) -> Told | None:
+        near = self._told.near(key.shelf, _stamp(report), PROVES_US)
+        named = [each for each in near if names_at(report, each.line.text, self._printed_us(each.line))]
+        return self._take_nearest(report, [each for each in named if not each.is_proved])
+
+    def _take_nearest(self, report: KernelLine, possible: Iterable[Told]) -> Told | None:
         stamp = _stamp(report)
-        near = [told for told in self._told.near(key.shelf, stamp, _NEAR_US) if message in told.message]
-        nearest = min(near, key=lambda told: abs(self._printed_us(told.line) - stamp), default=None)
+        nearest = min(possible, key=lambda told: abs(self._printed_us(told.line) - stamp), default=None)
         if nearest is not None:
             self._told.remove(nearest)
         return nearest
 
-    def _stand_alone(self, report: KernelLine) -> KernelLine:
+    def stand_alone(self, report: KernelLine) -> KernelLine:
+        """Its word as a line of its own; the log may yet show the line."""
         stamp = _stamp(report)
         kernel_us = self._clock.kernel_us(stamp)
         line = replace(report, kernel_us=stamp if kernel_us is None else kernel_us)
@@ -183,6 +236,12 @@ def _key(text: str) -> _Key | None:
         return None
     kind, device, code = found.groups()
     return _Key(f"{kind} {device.lower()} {int(code)}", text[found.end() :])
+
+
+def _may_be_about(report: KernelLine, printed: _Key, printed_us: int) -> bool:
+    said = _key(report.text)
+    is_same_fault = said is not None and said.shelf == printed.shelf and said.message in printed.message
+    return is_same_fault and abs(_stamp(report) - printed_us) <= _NEAR_US
 
 
 def _is_of(alone: _Alone, line: KernelLine, key: _Key) -> bool:

@@ -104,6 +104,8 @@ class OpenFault:
     """Probes that saw it, the first one first."""
     unproved: int = 0
     """Of its lines, those of which nobody has shown yet who printed them."""
+    disproved: int = 0
+    """Lines that `count` no longer counts, because a process wrote them."""
     absorbed_by: OpenFault | None = None
     """The event this occurrence was counted into; None while it stands for itself."""
     pids: set[int] = field(default_factory=set)
@@ -171,6 +173,7 @@ class OpenFault:
         other.absorbed_by = self
         self.count += other.count
         self.unproved += other.unproved
+        self.disproved += other.disproved
         for text in other.lines:
             self.add_line(text)
         self.lines_dropped += other.lines_dropped
@@ -218,6 +221,7 @@ class OpenFault:
                 "published_us": self.published_us,
                 "pids": sorted(self.pids),
                 "unproved": self.unproved,
+                "disproved": self.disproved,
             }
         )
 
@@ -250,7 +254,8 @@ class OpenFault:
             changed=data["changed"],
             published_us=data["published_us"],
             pids=set(data["pids"]),
-            unproved=data.get("unproved", 0),  # 0.1.0 did not save it
+            unproved=data.get("unproved", 0),  # 0.1.0 saved neither
+            disproved=data.get("disproved", 0),
         )
 
 

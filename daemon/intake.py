@@ -57,7 +57,6 @@ class Intake:
         self._clock = clock
         self._proc = proc
         self._kept: ResumePoint | None = store.resume
-        self._started_without_resume = self._kept is None or self._kept.boot_id != boot_id
         self._passed = Passed(boot_id, store.faults.get(PASSED_KEY))
         self._resume: ResumePoint | None = None
         self._unsaved = False
@@ -182,8 +181,8 @@ class Intake:
         """True for a line whose events were in the journal when this process started."""
         if line.probe not in (KLOG, KMSG):
             return False
-        by_mark = line.probe == KLOG or self._started_without_resume
-        if self._is_kept(line.boot_id, line.seq) or self._passed.was_done(line, by_mark=by_mark):
+        was_done = self._passed.was_done(line)
+        if self._is_kept(line.boot_id, line.seq) or was_done:
             return True
         if line.probe == KLOG:
             self._passed.note(line)
@@ -202,7 +201,7 @@ class Intake:
 
     def _keep(self, events: Sequence[Event]) -> None:
         """Commit what changed, now if it matters and soon if it is only the resume point."""
-        if events or self._pipeline.has_changes or self._passed.changed:
+        if events or self._pipeline.has_changes or self._passed.is_pressing:
             self._put(events)
         elif self._unsaved and self._save is None:
             loop = asyncio.get_running_loop()

@@ -29,8 +29,10 @@ _log = logging.getLogger(__name__)
 class StateLock:
     """The held lock; `release` it last, after the journal was closed."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, waited: bool = False) -> None:
         self._descriptor: int | None = descriptor
+        self.waited = waited
+        """True when another process held the directory first."""
 
     @classmethod
     async def acquire(cls, state_dir: Path, *, wait_s: float = WAIT_S) -> Self:
@@ -44,14 +46,14 @@ class StateLock:
         except OSError as error:
             raise unusable(state_dir, error) from None
         try:
-            await _lock(descriptor, state_dir, wait_s)
+            waited = await _lock(descriptor, state_dir, wait_s)
         except OSError as error:  # a network file system that has no locks
             os.close(descriptor)
             raise unusable(state_dir, error) from None
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor)
+        return cls(descriptor, waited=waited)
 
     def release(self) -> None:
         """Let go of the directory; doing so twice does no harm."""
@@ -60,7 +62,25 @@ class StateLock:
             self._descriptor = None
 
 
-async def _lock(descriptor: int, state_dir: Path, wait_s: float) -> None:
+def is_held(state_dir: Path) -> bool:
+    """Whether a process holds this directory now, or that cannot be told. Never raises."""
+    try:
+        descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+async def _lock(descriptor: int, state_dir: Path, wait_s: float) -> bool:
+    """Take the lock; True when it had to be waited for."""
     end = time.monotonic() + wait_s
     told = False
     while not _try_lock(descriptor):
@@ -75,6 +95,7 @@ async def _lock(descriptor: int, state_dir: Path, wait_s: float) -> None:
         # A blocking flock would need a thread that cannot be cancelled; this loop ends with wait_s.
         await asyncio.sleep(min(_RETRY_S, wait_s))
     _write_pid(state_dir)
+    return told
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -9,6 +9,8 @@ Contract:
   instances differ only where both say one.
 * Without such a fault it waits `LOG_WAIT_US` for the log: the line may not have been read yet. Then it is
   an event of its own, proved, since the driver says so itself, and without a line.
+* Where only eBPF or syslog(2) gave a line, and neither could say who printed it, the event is the same
+  one: it is raised to what NVML proves, the device and the code, and says no word of that line any longer.
 * A line that comes later still becomes the first of that event (`told_before`): never two events for one
   fault. From then on the log counts its repeats.
 
@@ -29,6 +31,8 @@ from daemon.decoded import Fault, Part
 from daemon.event import Action, Blame, Gpu, Kind, Mig, Severity
 from daemon.fault import OpenFault, Slot, Trust
 from daemon.lineless import opened
+from probes.bpf.probe import NAME as BPF
+from probes.klog import NAME as KLOG
 
 PROBE: Final = "nvml"
 """Name of this witness."""
@@ -120,6 +124,16 @@ class NvmlWitness:
             default=None,
         )
 
+    @staticmethod
+    def unproved(event: NvmlEvent, faults: Iterable[OpenFault]) -> OpenFault | None:
+        """Of the published faults that only eBPF or syslog(2) gave, and nobody has proved, the nearest one
+        that it can tell of; None when there is none."""
+        return min(
+            (fault for fault in faults if _may_tell_of_unproved(event, fault)),
+            key=lambda fault: abs(event.wall_us - fault.last_time_us),
+            default=None,
+        )
+
     def line_read(self, fault: OpenFault) -> Sequence[NvmlEvent]:
         """What waited for the line that has just become `fault`, or a part of it."""
         if not self._waiting:
@@ -180,14 +194,15 @@ class NvmlWitness:
 
 
 def stands_alone(fault: OpenFault) -> bool:
-    """True for a fault of which only NVML has told."""
-    return not fault.lines and [witness.probe for witness in fault.witnesses] == [PROBE]
+    """True for a fault of which NVML's word is all that is proved."""
+    return not fault.lines and "nvml_event" in fault.detail
 
 
 def is_repeat(event: NvmlEvent, alone: OpenFault) -> bool:
     """True when NVML says again what it said of a fault that stands alone; it may also say the same in
-    another way, as an Xid 154 and as a recovery action."""
-    return stands_alone(alone) and _kind_of(alone) is event.what
+    another way, as an Xid 154 and as a recovery action. Where there are lines as well, these count."""
+    is_only = [witness.probe for witness in alone.witnesses] == [PROBE]
+    return is_only and _kind_of(alone) is event.what
 
 
 def delay_us(event: NvmlEvent, fault: OpenFault) -> int:
@@ -197,11 +212,13 @@ def delay_us(event: NvmlEvent, fault: OpenFault) -> int:
     return max(0, event.wall_us - heard_us)
 
 
-def told_alone(event: NvmlEvent, gpu: Gpu, *, node: str, driver_version: str | None) -> OpenFault:
-    """The open fault that NVML's word becomes without the log."""
+def told_alone(
+    event: NvmlEvent, gpu: Gpu, *, node: str, driver_version: str | None, has_line: bool
+) -> OpenFault:
+    """The open fault that NVML's word becomes without the log; `has_line`: there is a line, unproved."""
     means = _meaning(event, driver_version)
     detail = {
-        "heard_by": "NVML alone: the kernel log has no line of it",
+        "heard_by": _BESIDE_A_LINE if has_line else _ALONE,
         "nvml_event": event.what.value,
         "waited_for_log_ms": LOG_WAIT_US // 1000,
     }
@@ -240,6 +257,10 @@ def _meaning(event: NvmlEvent, driver_version: str | None) -> Meaning:
     return meaning(fault, driver_version)
 
 
+_ALONE: Final = "NVML alone: the kernel log has no line of it"
+_BESIDE_A_LINE: Final = "NVML; beside it only a line that nothing proves, and that is not shown"
+
+
 def _has_word(fault: OpenFault) -> bool:
     return any(witness.probe == PROBE for witness in fault.witnesses)
 
@@ -256,6 +277,19 @@ def _tells_of(event: NvmlEvent, fault: OpenFault) -> bool:
         return _kind_of(fault) is event.what or fault.event.severity is Severity.FATAL
     code = _xid_of(fault) if stands_alone(fault) else fault.event.code
     return slot.kind in _NUMBERED and code == event.xid
+
+
+def _may_tell_of_unproved(event: NvmlEvent, fault: OpenFault) -> bool:
+    slot = fault.slot
+    return (
+        (slot.trust, slot.boot_id, slot.device) == (Trust.UNPROVED, event.boot_id, event.pci)
+        and slot.kind is Kind.XID
+        and event.xid is not None
+        and fault.event.code == event.xid
+        and fault.event.revision > 0
+        and {witness.probe for witness in fault.witnesses} <= {BPF, KLOG}
+        and _is_near(fault, event.wall_us)
+    )
 
 
 _NUMBERED: Final = frozenset({Kind.XID, Kind.OVERFLOW, Kind.NVRM})

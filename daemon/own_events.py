@@ -127,11 +127,15 @@ def probe_detail(health: ProbeHealth, others_hear: Sequence[str]) -> dict[str, A
     }
 
 
+_RECOVERED = ("recovered", "recovered_unproved")
+
+
 def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:
     """What a gap event says: totals over all its ranges, and the first ranges themselves.
 
     `lost_records` is null once any part of the loss cannot be counted. `recovered`, where it is there, says
-    how many of the records told of a fault and were heard through eBPF.
+    how many of the records told of a fault and were heard through eBPF; `recovered_unproved` how many read
+    like it, while nobody could show that the kernel printed them.
     """
     total = before.get("lost_records", 0)
     ranges = list(before.get("ranges", []))
@@ -144,17 +148,23 @@ def gap_detail(before: Mapping[str, Any], lost: LostRecords) -> dict[str, Any]:
         "first_seq": min(firsts, default=None),
         "last_seq": max(lasts, default=None),
         "ranges": ranges,
-        **({"recovered": before["recovered"]} if "recovered" in before else {}),
+        **{name: before[name] for name in _RECOVERED if name in before},
     }
 
 
-def note_recovered(gap: OpenFault) -> None:
-    """One more of the lost records told of a fault, and was heard through eBPF."""
-    count = gap.detail["recovered"] = gap.detail.get("recovered", 0) + 1
-    means = meaning_of(gap.slot.kind, gap.event.name)
-    told = (
-        "one of the lost lines told of a fault, and was"
-        if count == 1
-        else (f"{count} of the lost lines told of faults, and were")
-    )
-    gap.event = replace(gap.event, summary=f"{means.summary}; {told} heard through eBPF")
+def note_recovered(gap: OpenFault, *, is_proved: bool) -> None:
+    """One more of the lost records told of a fault, or reads like it, and was heard through eBPF."""
+    name = _RECOVERED[not is_proved]
+    gap.detail[name] = gap.detail.get(name, 0) + 1
+    told, unproved = (gap.detail.get(each, 0) for each in _RECOVERED)
+    parts = [meaning_of(gap.slot.kind, gap.event.name).summary]
+    if told:
+        lines = "one of the lost lines told of a fault, and was" if told == 1 else None
+        parts.append(f"{lines or f'{told} of the lost lines told of faults, and were'} heard through eBPF")
+    if unproved:
+        lines = "one lost line that reads like a fault was" if unproved == 1 else None
+        parts.append(
+            f"{lines or f'{unproved} lost lines that read like faults were'} heard through eBPF, "
+            "and nobody can show that the kernel printed that"
+        )
+    gap.event = replace(gap.event, summary="; ".join(parts))

@@ -23,7 +23,7 @@ from daemon.confirmation import Confirmation, Proof
 from daemon.counters import Counters
 from daemon.decoded import Context, Fault
 from daemon.driver_witness import PROBE as DRIVER
-from daemon.driver_witness import DriverWitness, Told, is_same
+from daemon.driver_witness import DriverWitness, Told, names, names_at
 from daemon.event import Event, Gpu, Kind
 from daemon.fault import Facts, OpenFault, Trust
 from daemon.grammar import find
@@ -165,9 +165,10 @@ class Pipeline:
         it brought; gives back what came of lines that need not wait for it any longer."""
         self._reading.reached(reached)
         self._expire(now_us)
-        for event in self._recovered.due():
-            self.counters.recovered += 1
-            note_recovered(event)
+        for event, is_proved in self._recovered.due():
+            self.counters.recovered += is_proved
+            self.counters.recovered_unproved += not is_proved
+            note_recovered(event, is_proved=is_proved)
             self._coalescer.say_more(event, now_us)
         return self._take(now_us)
 
@@ -235,7 +236,7 @@ class Pipeline:
 
     def _ahead_of_the_log(self) -> str | None:
         gone = chain(self._driver.ahead(), self._confirmation.ahead())
-        return ahead.dump(gone, self._witnesses.event_of)
+        return ahead.dump(gone, self._witnesses.led_to)
 
     @property
     def has_changes(self) -> bool:
@@ -275,7 +276,7 @@ class Pipeline:
         except (ValueError, TypeError, KeyError, AttributeError):
             self.counters.state_errors += 1
         faults = []
-        gone: list[tuple[ahead.Ahead, str | None]] = []
+        gone: list[tuple[ahead.Ahead, ahead.Led | None]] = []
         incidents = {key: text for key, text in saved.faults.items() if key.startswith(PREFIX)}
         unreadable = []
         for key in [key for key in saved.faults if key not in incidents]:
@@ -298,15 +299,16 @@ class Pipeline:
         return self._take(now_us)
 
     def _restore_ahead(
-        self, gone: Iterable[tuple[ahead.Ahead, str | None]], boot_id: str, now_us: int
+        self, gone: Iterable[tuple[ahead.Ahead, ahead.Led | None]], boot_id: str, now_us: int
     ) -> None:
         """Wait for the log to show what an earlier process heard ahead of it."""
         homes = {fault.event.id: fault for fault in self._coalescer.open_faults()}
-        mine = [(each, event) for each, event in gone if each.line.boot_id == boot_id]
-        for each, event in mine:
-            home = homes.get(event) if event is not None else None
+        mine = [(each, led) for each, led in gone if each.line.boot_id == boot_id]
+        for each, led in mine:
+            home = homes.get(led.event) if led is not None else None
             sighting = self._witnesses.see(each.line)
             sighting.home = home
+            sighting.is_over = led is not None and led.is_proved and home is None
             if home is not None:
                 home.last_arrival_us = now_us  # it stays open until the log has been read again
             if each.line.probe == BPF:
@@ -337,11 +339,14 @@ class Pipeline:
                 self._settle(step)
             else:
                 self._understand(step)
-        if line.probe == BPF:
+        if line.probe == BPF and not self._reading.hears:
             self._ask_driver()
 
     def _expire(self, now_us: int) -> None:
         """What has waited long enough goes on as it is."""
+        waits_until = (self._confirmation.next_deadline(), self._driver.next_deadline())
+        if any(deadline is not None and deadline <= now_us for deadline in waits_until):
+            self._ask_driver()
         for line in self._confirmation.expire(now_us):
             self._understand(line)
         for due in self._driver.due(now_us):
@@ -370,9 +375,8 @@ class Pipeline:
             self.counters.witnessed_again += 1
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
             return
-        alone = self._driver.told_alone(line) if not drill and line.probe != DRIVER else None
-        if alone is not None:
-            self._settle(Proof(alone, replace(line, origin=Origin.KERNEL)))
+        is_proved = line.origin is Origin.KERNEL and not fault.glued
+        if not drill and line.probe != DRIVER and self._stood_alone(line, is_proved=is_proved):
             return
         self.counters.unconfirmed += line.probe == BPF and line.origin is Origin.UNKNOWN
         if fault.kind is Kind.DRIVER_LOADED and not drill and line.origin is Origin.KERNEL:
@@ -382,9 +386,22 @@ class Pipeline:
         if line.probe == BPF:
             self._recovered.heard(line, sighting)
         if not drill and line.probe != DRIVER:
-            said = self._driver.line_read(line, sighting)
+            said = self._driver.line_read(line, sighting, is_proved=is_proved)
             if said is not None:
-                self._named_by_driver(sighting, said)
+                self._driver_told_of(Told(line, sighting, "", is_proved), said)
+
+    def _stood_alone(self, line: KernelLine, *, is_proved: bool) -> bool:
+        """True for a line of which the driver's word is out already; an unproved one adds nothing but who
+        heard it."""
+        if is_proved:
+            alone = self._driver.told_alone(line)
+            if alone is not None:
+                self._settle(Proof(alone, line))
+            return alone is not None
+        alone = self._driver.named_alone(line)
+        if alone is not None:
+            self._heard_too(alone, line)
+        return alone is not None
 
     def _heard(self, fault: Fault, line: KernelLine, drill: bool) -> Heard:
         return hear(fault, line, self._knowledge, node=self._node, drill=drill)
@@ -402,8 +419,9 @@ class Pipeline:
         """The log shows a line that went out before: raise what came of it, or take it back."""
         line, fault = proof.line, find(proof.line.text)
         sighting = self._witnesses.rename(proof.doubted, line) or self._forged.rename(proof.doubted, line)
-        if sighting is None or fault is None or isinstance(fault, Context) or fault.drill:
-            # Nothing came of it that could be wrong: it is one more record of the log.
+        is_told = line.origin is not Origin.UNKNOWN
+        if sighting is None or fault is None or isinstance(fault, Context) or fault.drill or not is_told:
+            # Nothing came of it that could be wrong, or nothing is said of it: one more record of the log.
             if sighting is not None:
                 self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
             else:
@@ -415,12 +433,16 @@ class Pipeline:
             self._disprove(fault, line, sighting, was_doubted=was_doubted)
             return
         self.counters.proved_late += was_doubted
+        if was_doubted and line.probe != DRIVER:
+            self._driver.told_alone(line)  # that word is told of by this: it is no other line's
         if was_doubted and fault.kind is Kind.DRIVER_LOADED:
             self._knowledge.learn_driver(fault)
+        if sighting.is_over:
+            return
         heard = self._heard(fault, line, drill=False)
         if heard.slot.trust is not Trust.PROVED:  # glued to other text: even the log does not prove it
             self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
-        elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us, clean(proof.doubted.text)):
+        elif not self._coalescer.prove(sighting.home, heard, sighting.delay_us, _known_as(proof, sighting)):
             sighting.home = self._place(heard)
 
     def _disprove(self, fault: Fault, line: KernelLine, sighting: Sighting, *, was_doubted: bool) -> None:
@@ -435,27 +457,49 @@ class Pipeline:
     def _driver_said(self, report: KernelLine) -> None:
         """The driver's own word: of a line that is known, or of one that waits or is yet to come."""
         self.counters.driver_told += 1
-        told = self._driver.said(report)
+        told = self._driver.said_close(report)
+        # The log tells more of a line that still waits than the driver's word: pid and name.
+        if told is None and not self._reading.hears and self._speak_of_waiting(report):
+            return
+        told = told or self._driver.said(report)
         if told is not None:
             self._driver_told_of(told, report)
-            return
-        self._driver.wait(report)
-        self._ask_driver()
+        else:
+            self._driver.wait(report)
 
     def _ask_driver(self) -> None:
-        """Let the driver's word prove lines of which nobody could tell who printed them."""
+        """Let the driver's word speak of lines of which nobody could tell who printed them."""
         for report in list(self._driver.waiting):
-            stamp_us = report.arrival_us if report.kernel_us is None else report.kernel_us
-            proved = self._confirmation.vouch(stamp_us, partial(is_same, report))
-            if proved is not None:
-                self._understand(proved)
+            if self._speak_of_waiting(report):
+                self._driver.gone(report)
+
+    def _speak_of_waiting(self, report: KernelLine) -> bool:
+        """The driver's word goes out for a line that waits to be confirmed, where it names one."""
+        line = self._confirmation.give_up(partial(names_at, report))
+        if line is None:
+            return False
+        alone = self._driver.stand_alone(report)
+        self._understand(alone)
+        sighting = self._heard_too(alone, replace(line, text=alone.text, kernel_us=alone.kernel_us))
+        if sighting is not None:
+            self._recovered.heard(line, sighting)
+        return True
+
+    def _heard_too(self, alone: KernelLine, line: KernelLine) -> Sighting | None:
+        """An unproved line that the driver's word names is that record, heard by one more probe."""
+        sighting = self._witnesses.rename(alone, line)
+        if sighting is not None:
+            self.counters.witnessed_again += 1
+            self._coalescer.witness(sighting.home, line.probe, line.arrival_us, sighting.delay_us)
+        return sighting
 
     def _driver_told_of(self, told: Told, report: KernelLine) -> None:
-        """The driver's word is about a line that is out; where nobody had proved that one, it does."""
-        if told.line.origin is Origin.UNKNOWN:
-            self._settle(Proof(told.line, _vouched(told.line, report)))
-        else:
+        """The driver's word is about a line that is out; where nobody had proved that one, the event says
+        from now on what the driver says."""
+        if told.is_proved:
             self._named_by_driver(told.sighting, report)
+        else:
+            self._settle(Proof(told.line, self._driver.stand_alone(report)))
 
     def _named_by_driver(self, sighting: Sighting, report: KernelLine) -> None:
         self.counters.witnessed_again += 1
@@ -475,10 +519,20 @@ class Pipeline:
         if home is not None:
             self._nvml_told_of(home, event)
             return
-        self.counters.nvml_alone += 1
         gpu = self._knowledge.devices.gpu(event.pci, event.mig)
-        fault = told_alone(event, gpu, node=self._node, driver_version=self.driver_version)
-        self._coalescer.report(fault, event.arrival_us)
+        doubted = self._nvml.unproved(event, self._coalescer.open_faults())
+        fault = told_alone(
+            event,
+            gpu,
+            node=self._node,
+            driver_version=self.driver_version,
+            has_line=doubted is not None,
+        )
+        if doubted is not None:
+            fault = self._coalescer.raise_to(doubted, fault, delay_us(event, doubted))
+        else:
+            self.counters.nvml_alone += 1
+            self._coalescer.report(fault, event.arrival_us)
         self._nvml.stands_alone(fault)
 
     def _report(self, report: Report, known: OpenFault | None, detail: dict[str, object]) -> OpenFault:
@@ -503,6 +557,8 @@ class Pipeline:
         return (*ended, *self._incidents.take(published, faults, now_us=now_us, known_gpus=known_gpus))
 
 
-def _vouched(line: KernelLine, report: KernelLine) -> KernelLine:
-    """The line with the driver's word for it."""
-    return replace(line, origin=Origin.KERNEL, probe=report.probe, arrival_us=report.arrival_us)
+def _known_as(proof: Proof, sighting: Sighting) -> str:
+    """The line as the event shows it so far: in the driver's words, where these came first."""
+    lines = sighting.home.lines if sighting.home is not None else ()
+    said = (text for text in lines if text != proof.line.text and names(text, proof.line.text))
+    return next(said, clean(proof.doubted.text))

@@ -1,7 +1,9 @@
 """Which lines of the log were lost to the reader of /dev/kmsg, and heard through eBPF all the same.
 
 A line that eBPF heard is recovered when it was printed while records were lost, the log has been read
-further, and that line was not among what was read. Owned by the pipeline.
+further, and that line was not among what was read. Whether the kernel printed it is another question:
+what nobody has proved is told apart, since anyone who may write to the log can overrun it too. Owned by the
+pipeline.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from daemon.log_reading import LogReading
 from daemon.witness import Sighting
 from probes.bpf.probe import NAME as BPF
 from probes.kmsg import NAME as KMSG
-from probes.line import KernelLine, LostRecords
+from probes.line import KernelLine, LostRecords, Origin
 
 _REMEMBERED = 4096
 _GAPS = 64
@@ -56,15 +58,21 @@ class Recovered:
             self._gaps.pop()  # the same storm
         self._gaps.append(_Gap(since_us, record.arrival_us, event))
 
-    def due(self) -> Sequence[OpenFault]:
-        """The gap event of each line that is now known to be recovered."""
+    def due(self) -> Sequence[tuple[OpenFault, bool]]:
+        """The gap event of each line that is now known to be recovered, and whether that line is proved."""
         found = []
         while self._heard and self._reading.is_past(self._heard[0].stamp_us):
             heard = self._heard.popleft()
             gap = self._gap_at(heard.stamp_us)
             if gap is not None and heard.sighting.seen.get(KMSG, 0) < heard.nth:
-                found.append(gap.event)
+                found.append((gap.event, _is_proved(heard.sighting.home)))
         return found
 
     def _gap_at(self, stamp_us: int) -> _Gap | None:
         return next((gap for gap in self._gaps if gap.since_us <= stamp_us <= gap.until_us), None)
+
+
+def _is_proved(home: OpenFault | None) -> bool:
+    while home is not None and home.absorbed_by is not None:
+        home = home.absorbed_by
+    return home is not None and home.event.origin is Origin.KERNEL

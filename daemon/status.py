@@ -20,6 +20,7 @@ from daemon.pipeline import Pipeline
 from daemon.store import Store
 from probes.health import ProbeHealth
 from probes.kernel import Clock
+from probes.privileges import GivenUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,11 @@ class StatusReport:
         clients: Callable[[], Mapping[str, int]],
         gpus: Callable[[], Mapping[str, Any]],
         tracker: Callable[[], Mapping[str, Any]],
+        given_up: GivenUp | None = None,
     ) -> None:
         """`clients` counts who is connected, by transport; `gpus` is the state of the readings,
-        `tracker` that of what tells how processes end."""
+        `tracker` that of what tells how processes end. `given_up`: what became of the capabilities that load
+        eBPF programs; None where nobody looked at them."""
         self._config = config
         self._version = version
         self._address = address
@@ -79,6 +82,7 @@ class StatusReport:
         self._clients = clients
         self._gpus = gpus
         self._tracker = tracker
+        self._given_up = given_up
         self._started_us = clock.wall_us()
         self._started_monotonic_us = clock.monotonic_us()
 
@@ -100,6 +104,7 @@ class StatusReport:
             "probes": [{**dataclasses.asdict(probe), "state": probe.state.value} for probe in self._health()],
             "gpu": dict(self._gpus()),
             "tracker": dict(self._tracker()),
+            "privileges": None if self._given_up is None else dataclasses.asdict(self._given_up),
             "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],
             "journal": {
                 "path": str(self._config.state_dir / FILE_NAME),

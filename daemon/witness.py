@@ -1,8 +1,9 @@
 """The same record heard by several probes is one record.
 
-Records of the kernel log are told apart by (boot id, kernel time, text). The n-th such record of
-one probe and the n-th of another are the same one: two real repeats are never merged, because one
-probe delivers each of them once. Only the newest records are remembered.
+Records of the kernel log are told apart by (boot id, kernel time, first line of the text): syslog(2)
+shows each line by itself. The n-th such record of one probe and the n-th of another are the same one: two
+real repeats are never merged, because one probe delivers each of them once. Only the newest records are
+remembered.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from daemon.fault import OpenFault
+from daemon.ahead import Led
+from daemon.fault import OpenFault, Trust
 from probes.line import KernelLine
 
 REMEMBERED = 4096
 """Distinct records kept; a second witness comes within milliseconds, a re-read starts at the resume point."""
+
+_Identity = tuple[str, int, str]
 
 
 @dataclass(slots=True)
@@ -30,19 +34,21 @@ class Sighting:
     """How long after the first witness the last one was seen."""
     home: OpenFault | None = None
     """The fault that the record became or was added to."""
+    is_over: bool = False
+    """An earlier process counted the record to an event that was proved, and has ended since."""
 
 
 class Witnesses:
     """Which probe saw which record. Owned by the pipeline."""
 
     def __init__(self) -> None:
-        self._sightings: OrderedDict[tuple[str, int, str], Sighting] = OrderedDict()
+        self._sightings: OrderedDict[_Identity, Sighting] = OrderedDict()
 
     def see(self, line: KernelLine) -> Sighting:
         """Note a record, and say whether another probe had brought it before."""
-        if line.kernel_us is None:
+        identity = _identity(line)
+        if identity is None:
             return Sighting(line.arrival_us, {line.probe: 1})
-        identity = (line.boot_id, line.kernel_us, line.text)
         sighting = self._sightings.get(identity)
         if sighting is None:
             sighting = self._sightings[identity] = Sighting(line.arrival_us, {line.probe: 1})
@@ -60,21 +66,28 @@ class Witnesses:
 
         None when it was seen too long ago to be remembered.
         """
-        if known.kernel_us is None or line.kernel_us is None:
+        identity, other = _identity(known), _identity(line)
+        if identity is None or other is None:
             return None
-        sighting = self._sightings.get((known.boot_id, known.kernel_us, known.text))
+        sighting = self._sightings.get(identity)
         if sighting is not None:
             sighting.seen[line.probe] = sighting.seen.get(line.probe, 0) + 1
             sighting.delay_us = max(0, line.arrival_us - sighting.first_arrival_us)
-            self._sightings[line.boot_id, line.kernel_us, line.text] = sighting
+            self._sightings[other] = sighting
         return sighting
 
-    def event_of(self, line: KernelLine) -> str | None:
-        """The id of the event that the record seen as `line` led to; None when it led to none."""
-        if line.kernel_us is None:
-            return None
-        sighting = self._sightings.get((line.boot_id, line.kernel_us, line.text))
+    def led_to(self, line: KernelLine) -> Led | None:
+        """What the record seen as `line` led to; None when it led to no event."""
+        identity = _identity(line)
+        sighting = self._sightings.get(identity) if identity is not None else None
         home = sighting.home if sighting is not None else None
         while home is not None and home.absorbed_by is not None:
             home = home.absorbed_by
-        return home.event.id if home is not None else None
+        return Led(home.event.id, home.slot.trust is Trust.PROVED) if home is not None else None
+
+
+def _identity(line: KernelLine) -> _Identity | None:
+    """What the same record has in common wherever it is heard; None without a kernel time."""
+    if line.kernel_us is None:
+        return None
+    return line.boot_id, line.kernel_us, line.text.partition("\n")[0]

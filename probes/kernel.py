@@ -72,10 +72,27 @@ class LogAccess:
     """What `container` says."""
     uid: int
     """Effective user id."""
+    bounding: int | None = None
+    """Capabilities that a program of user 0 could get here, as a bit mask."""
 
     def has(self, capability: Capability) -> bool:
         """True when the process holds it, and not just in a user namespace."""
         return bool((self.capabilities or 0) >> capability & 1) and not self.user_namespace
+
+    def withheld(self, capability: Capability) -> bool:
+        """True in a container that was granted it, for a user other than 0 who does not get it: Docker and
+        Kubernetes set no ambient capabilities."""
+        granted = bool((self.bounding or 0) >> capability & 1)
+        return granted and self.uid != 0 and self.container is not None and not self.has(capability)
+
+    def lacking(self, *capabilities: Capability) -> str:
+        """In words, that these are not there, and where."""
+        names = " and ".join(f"CAP_{capability.name}" for capability in capabilities)
+        verb, them = ("are", "them") if len(capabilities) > 1 else ("is", "it")
+        if all(map(self.withheld, capabilities)):
+            given = f"{names} {verb} granted to this {self.container} container"
+            return f"{given}, but user {self.uid} does not get {them}"
+        return f"{names} {verb} missing" + (f" in this {self.container} container" if self.container else "")
 
 
 def boot_id() -> str:
@@ -87,12 +104,13 @@ def log_access() -> LogAccess:
     """Read it all for this process, now."""
     restrict = _read(_PROC / "sys/kernel/dmesg_restrict")
     return LogAccess(
-        capabilities=_effective_capabilities(),
+        capabilities=_capability_set("CapEff"),
         user_namespace=_in_user_namespace(),
         dmesg_restrict=None if restrict is None else restrict != "0",
         devkmsg=_read(_PROC / "sys/kernel/printk_devkmsg"),
         container=container(),
         uid=os.geteuid(),
+        bounding=_capability_set("CapBnd"),
     )
 
 
@@ -120,9 +138,9 @@ def klogctl(action: SyslogAction, size: int = 0) -> int:
     return result
 
 
-def _effective_capabilities() -> int | None:
+def _capability_set(name: str) -> int | None:
     for line in (_read(_PROC / "self/status") or "").splitlines():
-        if line.startswith("CapEff:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1], 16)
     return None
 

@@ -11,7 +11,10 @@ What is kept:
   by `dmesg --clear`. Without `printk.time` the end of the log takes the place of the time.
 * The facility is shown, so origin is proved as by /dev/kmsg, and `look_for` can tell who printed
   what another probe heard without it.
-* A record of several lines comes as several lines; that is how the kernel prints it here.
+* A record of several lines comes as several lines, each with the same priority, time and caller in front;
+  that is how the kernel prints it here. What a process may put into a record of the kernel, a newline and
+  the rest of it, then stands at the start of a line. So a line with the same in front as the line before it
+  has the origin `unknown`, also where it is a record of its own: of the same microsecond, or without a time.
 * A log that may not be read is a state, not an error: `health` says why, and it is tried again with
   growing pauses.
 
@@ -28,6 +31,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from probes import kernel
 from probes.health import Check, ProbeHealth, Verdict
@@ -46,7 +50,10 @@ _MARK_BYTES = 4096
 # The log counts its text alone. Here each line has a prefix of up to 48 bytes (PREFIX_MAX), and the
 # log has room for one record in 32 bytes (PRB_AVGBITS): at most 2.5 times its size.
 _BYTES_FOR_EACH = 4
-_LINE = re.compile(rb"<(\d{1,4})>(?:\[ *(\d{1,9})\.(\d{6})\](?:\[ *[TC]\d+\])? )?")
+_TIME = rb"\[ *(\d{1,9})\.(\d{6})\](?:\[ *[TC]\d+\])? "
+_LINE = re.compile(rb"<(\d{1,4})>" + _TIME)
+_LINE_WITHOUT_TIME = re.compile(rb"<(\d{1,4})>()()")
+_TIMED_LINES = re.compile(rb"^<\d{1,4}>\[ *\d{1,9}\.\d{6}\]", re.MULTILINE)
 _WEAKER = "it looks once a second and sees no sequence numbers: open /dev/kmsg, or let eBPF run, to hear more"
 _NOT_STARTED = Refusal("not started", None)
 _CLOSED = Refusal("closed", None)
@@ -80,15 +87,27 @@ def read_log() -> bytes:
         return memory[:length]
 
 
-def parse(line: bytes) -> LogLine | None:
-    """The line in these bytes, without its newline; None when it has no priority."""
-    prefix = _LINE.match(line)
+def has_times(log: bytes) -> bool:
+    """True when each line has its time: the kernel shows it on all of them or on none, and a text can imitate
+    one."""
+    return len(_TIMED_LINES.findall(log)) == log.count(b"\n")
+
+
+def parse(line: bytes, before: bytes = b"", *, timed: bool = True) -> LogLine | None:
+    """The line in these bytes, without its newline; None when it does not begin as lines of this log do.
+
+    `before` is the line before it: what may go on with the record of that one has no proved origin.
+    `timed`: what `has_times` says of the log.
+    """
+    prefix = (_LINE if timed else _LINE_WITHOUT_TIME).match(line)
     if prefix is None:
         return None
-    seconds, micros = prefix[2], prefix[3]
+    origin = Origin.KERNEL if int(prefix[1]) >> 3 == 0 else Origin.USERSPACE
+    if origin is Origin.KERNEL and before.startswith(prefix[0]):
+        origin = Origin.UNKNOWN
     return LogLine(
-        origin=Origin.KERNEL if int(prefix[1]) >> 3 == 0 else Origin.USERSPACE,
-        kernel_us=None if seconds is None else int(seconds) * 1_000_000 + int(micros),
+        origin=origin,
+        kernel_us=int(prefix[2]) * 1_000_000 + int(prefix[3]) if timed else None,
         text=line[prefix.end() :].decode("utf-8", "replace"),
     )
 
@@ -112,8 +131,12 @@ def look_for(texts: Collection[str], read: ReadLog = read_log) -> Look:
     # Up to the first byte that was no UTF-8, which cannot be told any more.
     known = [text.partition("\N{REPLACEMENT CHARACTER}")[0].encode("utf-8", "replace") for text in wanted]
     log = read()
-    found = [parse(line) for line in _lines(log) if any(text in line for text in known)]
-    newest = parse(log[log.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n"))
+    timed = has_times(log)
+    pairs = pairwise([b"", *_lines(log)])
+    found = [
+        parse(line, before, timed=timed) for before, line in pairs if any(text in line for text in known)
+    ]
+    newest = parse(_last(log), timed=timed)
     return Look(
         [line for line in found if line is not None and line.text in wanted],
         newest.kernel_us if newest is not None else None,
@@ -152,6 +175,7 @@ class KlogProbe:
         self._boot_id = kernel.boot_id()
         self._task: asyncio.Task[None] | None = None
         self._down: Refusal | None = _NOT_STARTED
+        self._looked = asyncio.Event()
         self._mark: bytes | None = None
         self._looked_us = 0
         self._looks = self._records = self._skipped = self._malformed = self._gaps = 0
@@ -176,6 +200,7 @@ class KlogProbe:
             live=True,
             reason=down.reason if down else None,
             hint=down.hint if down else _WEAKER,
+            note=None if down else _WEAKER.partition(":")[0],
             counters={
                 "looks": self._looks,
                 "records": self._records,
@@ -184,6 +209,10 @@ class KlogProbe:
                 "gaps": self._gaps,
             },
         )
+
+    async def looked(self) -> None:
+        """Wait until it is known whether the log may be read."""
+        await self._looked.wait()
 
     @property
     def caught_up(self) -> bool:
@@ -214,10 +243,16 @@ class KlogProbe:
         """Hand on what is new in `log`, letting the loop turn in between."""
         since_us, self._looked_us = self._looked_us, self._clock.monotonic_us()
         history = self._mark is None
-        news, gap = self._news(log)
+        timed = has_times(log)
+        before = _last(self._mark or b"")
+        news, gap = self._news(log, timed)
+        if gap:
+            before = b""  # the log begins with a whole record
         items: list[KernelLine | LostRecords] = [self._gap()] if gap else []
         for examined, line in enumerate(_lines(news), 1):
-            self._take(line, history, since_us, items)
+            if self._matters(line):
+                self._take(parse(line, before, timed=timed), history, since_us, items)
+            before = line
             if len(items) >= ITEMS_A_TURN or examined % RECORDS_A_TURN == 0:
                 self._hand_on(items)
                 items = []
@@ -225,21 +260,24 @@ class KlogProbe:
         self._hand_on(items)
         self._looks += 1
 
-    def _news(self, log: bytes) -> tuple[bytes, bool]:
+    def _news(self, log: bytes, timed: bool) -> tuple[bytes, bool]:
         """What `log` has behind the last line of the look before; True when that line is gone."""
-        mark, self._mark = self._mark, _mark(log)
+        mark, self._mark = self._mark, _mark(log, timed)
         if not mark:
             return log, False
         # At the start of a line: a process can write text that looks like the mark, but not there.
         at = (b"\n" + log).rfind(b"\n" + mark)
         return (log, True) if at < 0 else (log[at + len(mark) :], False)
 
-    def _take(self, line: bytes, history: bool, since_us: int, items: list[KernelLine | LostRecords]) -> None:
+    def _matters(self, line: bytes) -> bool:
         self._records += 1
-        if not may_matter(line):
-            self._skipped += 1
-            return
-        found = parse(line)
+        matters = may_matter(line)
+        self._skipped += not matters
+        return matters
+
+    def _take(
+        self, found: LogLine | None, history: bool, since_us: int, items: list[KernelLine | LostRecords]
+    ) -> None:
         if found is None:
             self._malformed += 1
             return
@@ -280,6 +318,7 @@ class KlogProbe:
 
     def _become(self, down: Refusal | None) -> None:
         before, self._down = self._down, down
+        self._looked.set()
         changed = (before is None) != (down is None)
         if changed and before is not _NOT_STARTED and self._on_change is not None:
             self._on_change(self.health())
@@ -289,11 +328,14 @@ def _lines(log: bytes) -> Iterator[bytes]:
     return (line for line in log.split(b"\n") if line)
 
 
-def _mark(log: bytes) -> bytes:
+def _last(lines: bytes) -> bytes:
+    return lines[lines.rfind(b"\n", 0, -1) + 1 :].rstrip(b"\n")
+
+
+def _mark(log: bytes, timed: bool) -> bytes:
     """The last line, by which its place is found again; without a time in it the last lines."""
     last = log[log.rfind(b"\n", 0, -1) + 1 :]
-    found = _LINE.match(last)
-    if found is not None and found[2] is not None:
+    if timed:
         return last
     if len(log) <= _MARK_BYTES:
         return log

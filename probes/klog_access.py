@@ -24,8 +24,8 @@ def refusal(error: OSError, access: LogAccess) -> Refusal:
             "syslog(2) is refused although the kernel's own rules allow it",
             "look for a denial by seccomp or a security module in the audit log",
         )
-    inside = f" in this {access.container} container" if access.container else ""
-    return Refusal(f"CAP_SYSLOG is missing and kernel.dmesg_restrict is 1{inside}", _grant(access.container))
+    lacking = access.lacking(Capability.SYSLOG)
+    return Refusal(f"{lacking}, and kernel.dmesg_restrict is 1", _grant(access.container))
 
 
 def _grant(container: str | None) -> str:

@@ -135,7 +135,7 @@ def _driver_refused(path: Path, access: LogAccess) -> Refusal:
             f"a user namespace cannot read {path} while kernel.dmesg_restrict is 1",
             "run outside of the user namespace (a rootful container), or: sysctl -w kernel.dmesg_restrict=0",
         )
-    return Refusal(f"CAP_SYSLOG is missing and kernel.dmesg_restrict is 1{_inside(access)}", _grant(access))
+    return Refusal(f"{access.lacking(Capability.SYSLOG)}, and kernel.dmesg_restrict is 1", _grant(access))
 
 
 def _grant(access: LogAccess) -> str:
@@ -147,7 +147,7 @@ def _grant(access: LogAccess) -> str:
             )
         case "kubernetes":
             return "run the pod privileged as user 0: added capabilities do not reach a non-root user"
-        case "podman":
+        case "podman" if not access.withheld(Capability.SYSLOG):
             return "start the container with --cap-add SYSLOG"
         case _:
             return "start the container as user 0 with --cap-add SYSLOG: Docker gives others none"

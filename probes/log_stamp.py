@@ -13,6 +13,18 @@ import os
 import platform
 import struct
 import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The two clocks, read at the same moment."""
+
+    offset_us: int
+    """CLOCK_MONOTONIC less the log's clock."""
+    at_us: int
+    """CLOCK_MONOTONIC of that moment."""
+
 
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _ATTR = struct.Struct("=IIQQQQQIIQ")  # struct perf_event_attr, PERF_ATTR_SIZE_VER0
@@ -24,6 +36,12 @@ _FLAG_FD_CLOEXEC = 8
 _DATA_HEAD = 1024  # struct perf_event_mmap_page
 _PR_SET_NAME, _PR_GET_NAME = 15, 16
 _TRIES = 5
+
+
+def measure() -> Measured | None:
+    """Both clocks as of now; None where `offset_us` is."""
+    offset = offset_us()
+    return None if offset is None else Measured(offset, time.monotonic_ns() // 1000)
 
 
 def offset_us() -> int | None:

@@ -5,7 +5,15 @@ kept: CAP_SYSLOG to read the log again later, and whatever a service was granted
 to act on GPUs. A process that holds CAP_SYS_ADMIN keeps everything: it includes both.
 
 Capabilities belong to a thread, and a new thread or process inherits what its maker has: call this before
-there are others. Source: capabilities(7), capset(2), PR_CAPBSET_DROP, PR_CAP_AMBIENT, PR_SET_NO_NEW_PRIVS.
+there are others.
+
+Whoever gave them up holds them no more. Whether a program that it starts gets them anew is another question.
+The bounding set prevents that where CAP_SETPCAP is held, and no_new_privs where user 0 lacks it. A process
+of another user may still start a file that has them (setcap(8)), its own if that is where it got them:
+no_new_privs would also disable nvidia-modprobe, the setuid program that makes the GPUs' device files for
+NVML. `GivenUp.how_again` says so.
+
+Source: capabilities(7), capset(2), PR_CAPBSET_DROP, PR_CAP_AMBIENT, PR_SET_NO_NEW_PRIVS.
 """
 
 from __future__ import annotations
@@ -43,9 +51,11 @@ class GivenUp:
     """What came of it."""
 
     capabilities: tuple[str, ...]
-    """`CAP_BPF`, `CAP_PERFMON`: no longer held, and not to be had again; empty when nothing was given up."""
+    """`CAP_BPF`, `CAP_PERFMON`: no longer held; empty when nothing was given up."""
     why_kept: str | None
     """Why something is still held that was to be given up; None when nothing is."""
+    how_again: str | None = None
+    """How a program that this one starts can get what was given up; None where none can."""
 
 
 def give_up(capabilities: Collection[Capability] = EBPF, *, needed: Collection[Capability] = ()) -> GivenUp:
@@ -69,11 +79,13 @@ def give_up(capabilities: Collection[Capability] = EBPF, *, needed: Collection[C
         return GivenUp((), error)
     kept = [capability for capability in held if capability in needed]
     gone = tuple(f"CAP_{capability.name}" for capability in held if capability not in needed)
-    return GivenUp(gone, f"{_names(kept)} still needed" if kept else None)
+    is_for_good = not _set("CapBnd") & mask or bool(_set("NoNewPrivs"))
+    how_again = None if is_for_good else "by executing a file that has them (setcap)"
+    return GivenUp(gone, f"{_names(kept)} still needed" if kept else None, how_again)
 
 
 def _drop(mask: int, effective: int, permitted: int) -> str | None:
-    """Why the capabilities of `mask` could not be given up; None when they are gone for good."""
+    """Why the capabilities of `mask` could not be given up; None when this thread holds them no more."""
     libc = ctypes.CDLL(None, use_errno=True)
     numbers = [number for number in range(64) if mask >> number & 1]
     if effective >> _CAP_SETPCAP & 1:
@@ -93,7 +105,7 @@ def _drop(mask: int, effective: int, permitted: int) -> str | None:
 
 
 def _set(name: str) -> int:
-    """One of this thread's capability sets; 0 where /proc does not tell."""
+    """One of this thread's capability sets, or `NoNewPrivs`; 0 where /proc does not tell."""
     try:
         lines = _SELF.read_text("ascii").splitlines()
     except OSError:

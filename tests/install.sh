@@ -4,7 +4,7 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
 missing=()
-for package in bpftool clang libbpf-dev llvm python3-bpfcc qemu-system-x86; do
+for package in bpftool clang libbpf-dev llvm podman python3-bpfcc qemu-system-x86 runc; do
 	status=$(dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null || true)
 	[[ $status == *' ok installed' ]] || missing+=("$package")
 done

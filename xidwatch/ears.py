@@ -8,6 +8,7 @@ does the driver's own tracepoint: while it is attached, the driver cannot be unl
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -18,6 +19,7 @@ from daemon.intake import Intake
 from daemon.origin_look import LookFor, OriginLook
 from daemon.paths import path
 from daemon.pipeline import Pipeline
+from daemon.told_before import ToldBefore
 from probes import klog, log_stamp
 from probes.bpf import bcc, driver_loader, loaders, native
 from probes.bpf.descriptors import Loader
@@ -35,6 +37,7 @@ _KERNEL_LOG = path("/dev/kmsg")
 _CLOCKS_EVERY_S = 10.0
 """How often the clocks are compared, while eBPF hears lines: NTP slews one of them by 5 ms in that time at
 most."""
+_FIRST_LOOK_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Ears:
         resume: ResumePoint | None,
         load: Loader | None = None,
         begun_us: int | None = None,
+        before: ToldBefore | None = None,
+        clocks: log_stamp.Measured | None = None,
         load_driver: Loader = driver_loader.load,
         look_for: LookFor = klog.look_for,
         offset_us: Callable[[], int | None] = log_stamp.offset_us,
@@ -113,6 +118,8 @@ class Ears:
     ) -> None:
         """`load` stands in for the loader that the settings name, `load_driver` for the one of the driver's
         tracepoint. `begun_us`: what `load` hands over hears already; this is how far the log went before.
+        `before`: an earlier process, which may have heard what `load` hands over; None when none did.
+        `clocks`: as they were compared when that was allowed.
 
         Raises UserError where the settings contradict each other.
         """
@@ -125,7 +132,9 @@ class Ears:
         self._offset_us = offset_us
         self._compared_s: float | None = None
         self._begun_us = begun_us
-        self._since_us = int(time.monotonic() * 1e6)
+        self._before = before
+        self._clocks = clocks
+        self._log_brings: bool | None = None
         self._kmsg = (
             KmsgProbe(config.kmsg, self.take, resume=resume, on_change=self._changed) if choice.kmsg else None
         )
@@ -145,6 +154,8 @@ class Ears:
     def start(self) -> None:
         """Begin to hear. Raises UserError when eBPF is required and cannot be, or a path is no kernel log."""
         if self._bpf is not None:
+            if self._clocks is not None:
+                self._pipeline.log_clock(self._clocks.offset_us, self._clocks.at_us)
             self._compare_clocks()
             self._note_how_far_the_log_goes()
             self._bpf.start()
@@ -157,6 +168,12 @@ class Ears:
             self._choice.klog_instead and not self._kmsg_hears() and self._log_is_open()
         ):
             self._start_klog()
+
+    async def looked_once(self) -> None:
+        """Wait until it is known whether syslog(2), where it is an ear, shows the log; for 2 s at most."""
+        if self._klog is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._klog.looked(), _FIRST_LOOK_WITHIN_S)
 
     def close(self) -> None:
         """Stop hearing; nothing is delivered afterwards."""
@@ -177,7 +194,7 @@ class Ears:
         """The sink of every probe. Never raises."""
         if batch.probe == BPF:
             self._compare_clocks()
-            batch = self._since_this_process(batch)
+            batch = self._not_told_before(batch)
         self._intake.take(batch)
         if batch.probe == KMSG:
             self._say_how_far_kmsg_is()
@@ -187,12 +204,26 @@ class Ears:
             self._kmsg.read_now()  # the record is there 2 ms before its readers are woken (Linux 6.18)
         self._look.consider()
 
-    def _since_this_process(self, batch: Batch) -> Batch:
-        """Without the lines that eBPF heard while the process before still held the state directory: that
-        one has told them, and the log will not bring them as news again."""
-        if all(_printed_us(item) >= self._since_us for item in batch.items):
+    def _not_told_before(self, batch: Batch) -> Batch:
+        """Without the lines that eBPF heard while the process before still held the state directory. The log
+        is read on from where that one was, and brings what it has not told. Where no log is read, nobody
+        knows whether it had told a line that it did not save: that is a gap."""
+        before = self._before
+        if before is None:
             return batch
-        return replace(batch, items=[each for each in batch.items if _printed_us(each) >= self._since_us])
+        news = [each for each in batch.items if _printed_us(each) >= before.until_us]
+        if len(news) == len(batch.items):
+            return batch
+        early = [each for each in batch.items if isinstance(each, KernelLine) and each not in news]
+        unknown = 0 if self._log_brings_it() else sum(before.may_be_lost(line) for line in early)
+        return replace(batch, items=[*([_gap(early[-1], unknown)] if unknown else []), *news])
+
+    def _log_brings_it(self) -> bool:
+        """Whether another ear reads on in the real log where the process before has stopped."""
+        if self._log_brings is None:
+            reads_kmsg = self._config.kmsg == _KERNEL_LOG and self._kmsg_hears()
+            self._log_brings = reads_kmsg or (self._klog is not None and self._log_is_open())
+        return self._log_brings
 
     def _compare_clocks(self) -> None:
         """Without that, the two stamps of a line are brought together by the order of lines."""
@@ -269,6 +300,11 @@ class Ears:
         self._intake.probe_changed(health, others)
         if health.name == KMSG:
             self._say_how_far_kmsg_is()
+
+
+def _gap(line: KernelLine, count: int) -> LostRecords:
+    """So many lines up to this one may not have been told."""
+    return LostRecords(line.boot_id, None, None, count, line.arrival_us, line.wall_us, BPF)
 
 
 def _printed_us(item: KernelLine | LostRecords) -> int:

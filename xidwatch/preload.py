@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from daemon.config import Config
+from daemon.lock import is_held
 from daemon.origin_look import LookFor
-from probes import klog, privileges
+from probes import klog, log_stamp, privileges
 from probes.bpf import availability, surroundings, tracker, tracker_load
 from probes.bpf.descriptors import Loader
 from probes.bpf.tracker import TrackerLoader
@@ -36,6 +37,12 @@ class Preloaded:
     begun_us: int | None
     """How far the log went before the program heard, in µs of kernel time; None where it may not be read."""
     given_up: GivenUp
+    clocks: log_stamp.Measured | None = None
+    """The log's clock and CLOCK_MONOTONIC, compared while that was still allowed; None where it is not, or
+    where nothing needs it."""
+    had_predecessor: bool = False
+    """True when another process held the state directory before the program heard: it may have told what
+    the program heard since."""
 
 
 def preload(config: Config, *, look_for: LookFor = klog.look_for) -> Preloaded:
@@ -45,8 +52,11 @@ def preload(config: Config, *, look_for: LookFor = klog.look_for) -> Preloaded:
     Raises UserError where the settings contradict each other.
     """
     choice = choose(config)
-    load, load_tracker, begun_us = None, None, None
+    load, load_tracker, begun_us, clocks = None, None, None, None
+    had_predecessor = False
     if choice.bpf:
+        had_predecessor = is_held(config.state_dir)
+        clocks = log_stamp.measure()
         with contextlib.suppress(OSError):
             begun_us = look_for(()).newest_us
         loader = loader_of(config)
@@ -54,7 +64,8 @@ def preload(config: Config, *, look_for: LookFor = klog.look_for) -> Preloaded:
     if tracking.why_off(config) is None:
         load_tracker = _handed_over(tracker.attach(), tracker_load.load)
     needed = EBPF if choice.driver else availability.needed_while_running(surroundings.look())
-    return Preloaded(load, load_tracker, begun_us, privileges.give_up(needed=needed))
+    given_up = privileges.give_up(needed=needed)
+    return Preloaded(load, load_tracker, begun_us, given_up, clocks, had_predecessor)
 
 
 def _handed_over(found: T | Unavailable, again: Callable[[], T]) -> Callable[[], T]:

@@ -19,12 +19,13 @@ from functools import partial
 from typing import NoReturn
 
 from daemon import last_boot
-from daemon.config import Address, Config, Mode
+from daemon.config import Address, Config, EbpfLoader, Mode
 from daemon.intake import Intake
 from daemon.lock import StateLock
 from daemon.pipeline import Pipeline
 from daemon.status import StatusReport, unavailable
 from daemon.store import Retention, Store
+from daemon.told_before import ToldBefore
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
@@ -33,6 +34,7 @@ from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.unix_socket import unix_socket
 from probes import kernel
+from probes.bpf.probe import NAME as BPF
 from probes.health import ProbeHealth
 from xidwatch import logs
 from xidwatch.ears import Ears
@@ -86,6 +88,7 @@ async def _serve(config: Config, preloaded: Preloaded) -> None:
     async with contextlib.AsyncExitStack() as stack:
         lock = await StateLock.acquire(config.state_dir)
         stack.callback(lock.release)
+        locked_us = clock.monotonic_us()
         bound = bind(config.listen.host, config.listen.port)
         stack.callback(bound.close)
         new_pipeline = partial(
@@ -102,6 +105,7 @@ async def _serve(config: Config, preloaded: Preloaded) -> None:
             reserve_key=pipeline.reserve_key,
         )
         stack.push_async_callback(store.close)
+        had_predecessor = preloaded.had_predecessor or lock.waited
         intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
         ears = Ears(
             config,
@@ -110,6 +114,8 @@ async def _serve(config: Config, preloaded: Preloaded) -> None:
             resume=store.resume,
             load=preloaded.load,
             begun_us=preloaded.begun_us,
+            before=ToldBefore.of(store, boot_id, until_us=locked_us) if had_predecessor else None,
+            clocks=preloaded.clocks,
         )
         address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
         clients = Clients()
@@ -147,6 +153,7 @@ async def _serve(config: Config, preloaded: Preloaded) -> None:
                 clients=clients.by_name,
                 gpus=gpu_side.status,
                 tracker=tracking.status,
+                given_up=preloaded.given_up,
             ),
             health=health,
             clients=clients,
@@ -197,6 +204,7 @@ async def _serve(config: Config, preloaded: Preloaded) -> None:
         stack.callback(ears.close)
         ears.start()
         gpu_side.listen()
+        await ears.looked_once()
         say_what_it_hears(config, address, health())
         await listener.run_until_stopped()
         log.info("stopping")
@@ -207,13 +215,15 @@ def say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth
     log.info("xidwatch %s on node %s", VERSION, config.node_name)
     log.info("listening on %s (MCP at /mcp, events at /events) and %s", address, config.socket)
     hears = any(probe.hears for probe in probes)
+    asks_for_bpf = config.ebpf_program is not None or config.ebpf_loader is not EbpfLoader.AUTO
     for probe in probes:
         if probe.hears:
             note = f" ({probe.note})" if probe.note else ""
             log.info("hears the kernel log through %s%s", probe.name, note)
         else:
             hint = f" ({probe.hint})" if probe.hint else ""
-            level = logging.INFO if hears and config.probes is None else logging.WARNING
+            was_asked_for = config.probes is not None or (probe.name == BPF and asks_for_bpf)
+            level = logging.INFO if hears and not was_asked_for else logging.WARNING
             log.log(level, "does not hear through %s: %s%s", probe.name, probe.reason, hint)
     for part in unavailable(config):
         log.info("%s: %s", part.part, part.reason)

@@ -49,6 +49,7 @@ def render(state: Mapping[str, Any], style: Style) -> list[str]:
         [bold("mode"), _mode(state, style)],
         *[[bold("probe"), _probe(probe, style)] for probe in state["probes"]],
         [bold("tracker"), _tracker(state["tracker"], style)],
+        *[[bold("rights"), line] for line in _rights(state.get("privileges"))],
         *[[bold("gpu"), line] for line in _gpus(state["gpu"], style)],
         *[[bold("absent"), style.dim(_absent(part))] for part in state["unavailable"]],
         [bold("journal"), _journal(state["journal"], style)],
@@ -103,6 +104,18 @@ def _tracker(tracker: Mapping[str, Any], style: Style) -> str:
     counts = _counts(tracker["counters"])
     blind = "".join(f"; not known here: {_text(each)}" for each in tracker["blind_to"])
     return f"{style.green('told how processes end')}{style.dim(f' ({counts})') if counts else ''}{blind}"
+
+
+def _rights(privileges: Mapping[str, Any] | None) -> Iterator[str]:
+    """What became of the capabilities that load eBPF programs; nothing where there were none."""
+    if privileges is None or not (privileges["capabilities"] or privileges["why_kept"]):
+        return
+    parts = [f"gave up {_text(each)}" for each in [" and ".join(privileges["capabilities"])] if each]
+    if privileges["how_again"]:
+        parts.append(f"to be had again {_text(privileges['how_again'])}")
+    if privileges["why_kept"]:
+        parts.append(f"kept: {_text(privileges['why_kept'])}")
+    yield "; ".join(parts)
 
 
 def _gpus(gpu: Mapping[str, Any], style: Style) -> Iterator[str]:

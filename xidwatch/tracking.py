@@ -7,7 +7,7 @@ log are seldom those of this node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,7 @@ class Tracking:
                 partial(tracker.ProcessTracker, loader=load or tracker_load.load),
                 intake.found_out,
                 clock=clock,
-                start_of=lambda pid: processes.facts(pid).start_ticks,
+                start_of=start_of(processes),
             )
         )
 
@@ -85,3 +85,10 @@ class Tracking:
         if self._afterlife is not None:
             return self._afterlife.status()
         return off(self._why_off or "off")
+
+
+def start_of(processes: ProcessReader) -> Callable[[int], int | None] | None:
+    """Tells when the process of a pid began; None where this program cannot look at the host's processes."""
+    if not processes.has_host_pids:
+        return None
+    return lambda pid: processes.facts(pid).start_ticks

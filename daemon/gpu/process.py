@@ -122,6 +122,11 @@ class ProcessReader:
         self._host_pids = sees_host_pids(proc) if host_pids is None else host_pids
         self._stuck: set[_Identity] = set()
 
+    @property
+    def has_host_pids(self) -> bool:
+        """True when it looks at the host's processes; without them nothing is answered."""
+        return self._host_pids
+
     async def look_up(self, pids: Iterable[int], *, deadline_s: float = 0.5) -> dict[int, ProcessFacts]:
         """Facts of each pid, at the latest `deadline_s` from now. Never raises for a process."""
         wanted = list(dict.fromkeys(pids))

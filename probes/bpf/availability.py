@@ -193,22 +193,21 @@ def _refused(error: BpfError, around: Surroundings) -> Unavailable:
 
 
 def _without_capability(around: Surroundings) -> Unavailable:
-    missing = f"{' and '.join(around.missing)} {'are' if len(around.missing) > 1 else 'is'} missing"
-    inside = f" in this {around.access.container} container" if around.access.container else ""
+    lacking = around.access.lacking(*around.missing)
     if around.access.has(Capability.BPF):
         return Unavailable(
             State.ONLY_CAP_BPF,
-            f"{missing}{inside}: CAP_BPF alone loads no program that looks at the kernel",
+            f"{lacking}: CAP_BPF alone loads no program that looks at the kernel",
             _grant(around.access.container),
         )
     if around.unprivileged_bpf_disabled == 0:
         return Unavailable(
             State.UNPRIVILEGED_BPF,
-            f"{missing}{inside}: kernel.unprivileged_bpf_disabled=0 opens bpf(2) to everyone, "
+            f"{lacking}: kernel.unprivileged_bpf_disabled=0 opens bpf(2) to everyone, "
             "but not for programs that look at the kernel",
             _grant(around.access.container),
         )
-    return Unavailable(State.NO_CAPABILITY, f"{missing}{inside}", _grant(around.access.container))
+    return Unavailable(State.NO_CAPABILITY, lacking, _grant(around.access.container))
 
 
 def _grant(container: str | None) -> str:
@@ -226,6 +225,8 @@ def _seccomp_hint(container: str | None) -> str:
         case None:
             return "allow bpf in the service's filter: SystemCallFilter=bpf in a systemd unit"
         case "kubernetes":
-            return "use a container runtime not older than 2022, or seccompProfile: Unconfined"
+            return "use containerd 1.7 or later, or seccompProfile: Unconfined"
+        case "podman":
+            return "use containers-common 0.60 or later, or --security-opt seccomp=unconfined"
         case _:
-            return "use a container engine not older than 2022, or --security-opt seccomp=unconfined"
+            return "use Docker 23 or later, or --security-opt seccomp=unconfined"

@@ -23,7 +23,7 @@ class PrintedLine:
     """A line of the kernel log, as the program heard it."""
 
     text: str
-    """Without its trailing newline; what is not UTF-8 has become U+FFFD."""
+    """As /dev/kmsg shows it, without the newline that ends it; what is not UTF-8 has become U+FFFD."""
     monotonic_us: int
     """CLOCK_MONOTONIC in µs when it was printed."""
     facility: int | None
@@ -50,9 +50,9 @@ def decode(record: bytes, *, for_console: bool = False) -> PrintedLine:
         raise ForeignLayout(f"a text of {copied} bytes in a record of {len(record)}")
     text = record[_HEADER.size : _HEADER.size + copied]
     if for_console:
-        text = _CONSOLE_PREFIX.sub(b"", text)
+        text = _CONSOLE_PREFIX.sub(b"", text).removesuffix(b"\n")
     return PrintedLine(
-        text=text.removesuffix(b"\n").decode("utf-8", "replace"),
+        text=text.decode("utf-8", "replace"),
         monotonic_us=monotonic_ns // 1000,
         facility=None if facility == _NO_FACILITY else facility,
         cpu=cpu,

@@ -52,12 +52,12 @@ class Surroundings:
     """RLIMIT_MEMLOCK; None when there is no limit."""
 
     @property
-    def missing(self) -> tuple[str, ...]:
+    def missing(self) -> tuple[Capability, ...]:
         """Capabilities that loading a tracing program needs and this process lacks."""
         if self.access.has(Capability.SYS_ADMIN):
             return ()
         needed = (Capability.BPF, Capability.PERFMON)
-        return tuple(f"CAP_{cap.name}" for cap in needed if not self.access.has(cap))
+        return tuple(cap for cap in needed if not self.access.has(cap))
 
 
 def look() -> Surroundings:

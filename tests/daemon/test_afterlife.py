@@ -75,7 +75,7 @@ class FakeTracker:
 class Scene:
     """An afterlife with all it talks to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, looks: bool = True) -> None:
         self.clock = Clock()
         self.found: list[tuple[str, Process]] = []
         self.living: dict[int, int] = {}
@@ -84,7 +84,7 @@ class Scene:
             self._make,
             self._take,
             clock=self.clock,
-            start_of=self.living.get,
+            start_of=self.living.get if looks else None,
             boottime_us=self.clock.monotonic_us,
         )
 
@@ -121,8 +121,9 @@ def end(*, after_us: int, started_us: int = -60 * SECOND_US, pid: int = 446, nam
     )
 
 
-def play(test: Callable[[Scene], Awaitable[None]]) -> Scene:
-    scene = Scene()
+def play(test: Callable[[Scene], Awaitable[None]], *, looks: bool = True) -> Scene:
+    """`looks`: the daemon sees the host's processes."""
+    scene = Scene(looks=looks)
     asyncio.run(_played(scene, test))
     return scene
 
@@ -229,6 +230,39 @@ def test_a_line_after_the_end_is_not_put_to_the_dead_one_when_its_pid_lives_agai
     scene = play(test)
     assert scene.found == []
     assert scene.tracker.watched == [446]
+
+
+def test_where_nobody_can_look_an_end_before_the_line_is_not_told_and_the_next_one_is_waited_for() -> None:
+    async def test(scene: Scene) -> None:
+        scene.tracker.has_ended(end(after_us=-3_000))
+        await scene.hear()
+        assert scene.tracker.watched == [446]
+        scene.tracker.has_ended(end(after_us=-2_000))  # told late
+        assert scene.found == []
+        scene.tracker.has_ended(end(after_us=12_000, started_us=-1_000))
+
+    ((_, process),) = play(test, looks=False).found
+    assert process.exited_after_us == 12_000
+
+
+def test_where_nobody_can_look_an_end_after_the_line_is_told_at_once() -> None:
+    async def test(scene: Scene) -> None:
+        scene.tracker.has_ended(end(after_us=3_000))
+        await scene.hear()
+
+    assert len(play(test, looks=False).found) == 1
+
+
+def test_an_end_before_the_line_that_is_told_late_is_not_put_to_the_one_that_has_the_pid_now() -> None:
+    async def test(scene: Scene) -> None:
+        scene.living[446] = 123  # began at another tick
+        await scene.hear()
+        scene.tracker.has_ended(end(after_us=-3_000))
+        assert scene.found == []
+        scene.tracker.has_ended(end(after_us=9_000))
+
+    ((_, process),) = play(test).found
+    assert process.exited_after_us == 9_000
 
 
 def test_a_zombie_is_the_dead_one_itself() -> None:

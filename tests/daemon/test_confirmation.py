@@ -557,3 +557,61 @@ def told(ears: Heard) -> Sequence[object]:
         (event.id, event.code, event.count, event.origin, event.severity, event.lines, event.drill)
         for event in ears.events()
     )
+
+
+class TestWhereTheLogCannotTell:
+    """syslog(2) shows a line that may go on with another record: its origin is unknown there."""
+
+    def test_what_ebpf_hears_too_is_one_event_that_nobody_proved(self) -> None:
+        ears = heard()
+        ears.take(by_bpf(LOST_GPU, 1_000_000))
+        ears.pass_time(1_100_000)
+        ears.take(by_klog(LOST_GPU, 1_000_000, origin=Origin.UNKNOWN))
+        event = only(ears)
+        assert (event.count, event.origin, event.severity) == (1, Origin.UNKNOWN, Severity.WARNING)
+        assert [probe for probe, _ in witnesses(event)] == ["bpf", "klog"]
+
+    def test_a_look_that_cannot_tell_confirms_nothing(self) -> None:
+        ears = heard()
+        ears.take(by_bpf(LOST_GPU, 1_000_000))
+        shown = look((LOST_GPU, 1_000_000, Origin.UNKNOWN))
+        confirmed, _ = ears.pipeline.looked(shown, 1_000_000 + AHEAD_US + 5_000)
+        assert confirmed == []
+        [first, *_] = ears.take(by_kmsg(LOST_GPU, 1_000_000, delay_us=8_000))
+        assert first.severity is Severity.FATAL
+
+    @pytest.mark.parametrize("with_bpf", [False, True])
+    @pytest.mark.parametrize("klog_first", [False, True])
+    def test_kmsg_still_proves_it(self, with_bpf: bool, klog_first: bool) -> None:
+        ears = heard()
+        by_log = [by_kmsg(LOST_GPU, 1_000_000), by_klog(LOST_GPU, 1_000_000, origin=Origin.UNKNOWN)]
+        if with_bpf:
+            ears.take(by_bpf(LOST_GPU, 1_000_000))
+        for line in reversed(by_log) if klog_first else by_log:
+            ears.take(line)
+        event = only(ears)
+        assert (event.count, event.origin, event.severity) == (1, Origin.KERNEL, Severity.FATAL)
+
+    def test_kmsg_still_disproves_it(self) -> None:
+        ears = heard(allow_drills=True)
+        ears.take(by_klog(LOST_GPU, 1_000_000, origin=Origin.UNKNOWN))
+        ears.take(by_kmsg(LOST_GPU, 1_000_000, origin=Origin.USERSPACE))
+        event = only(ears)
+        assert (event.count, event.drill) == (1, True)
+
+
+class TestRecordsOfSeveralLines:
+    """syslog(2) shows the first line by itself."""
+
+    @pytest.mark.parametrize("looked", [False, True])
+    def test_the_first_line_is_the_same_record(self, looked: bool) -> None:
+        ears = heard()
+        ears.take(by_bpf(f"{LOST_GPU}\nmore", 1_000_000))
+        if looked:
+            shown = look((LOST_GPU, 1_000_000, Origin.KERNEL))
+            ears.revisions += ears.kept(ears.pipeline.looked(shown, 1_000_000 + AHEAD_US + 5_000)[1])
+        ears.take(by_klog(LOST_GPU, 1_000_000))
+        ears.take(by_kmsg(f"{LOST_GPU}\nmore", 1_000_000, delay_us=900_000))
+        event = only(ears)
+        assert (event.count, event.severity) == (1, Severity.FATAL)
+        assert [probe for probe, _ in witnesses(event)] == ["bpf", "klog", "kmsg"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.driver_witness import LOG_WAIT_US
+from daemon.driver_witness import LOG_WAIT_US, PROVES_US, names
 from daemon.event import Event, Severity
 from daemon.pipeline import Pipeline
 from probes.line import KernelLine, Origin, Reached
@@ -178,6 +178,112 @@ def test_an_sxid_is_matched_without_the_number_of_the_switch() -> None:
     ears.take(by_driver(1_000_000, f"nvidia-nvswitch: {rest}"))
     event = only(ears)
     assert (event.kind, event.count, set(witnesses(event))) == ("sxid", 1, {"kmsg", "driver"})
+
+
+LOST = "GPU has fallen off the bus."
+LOST_REPORTED = f"NVRM: Xid (PCI:0000:91:00): 79, {LOST}"
+LOST_LOGGED = f"NVRM: Xid (PCI:0000:91:00): 79, pid=42, name=true, {LOST}"
+
+
+@pytest.mark.parametrize("before_us", [PROVES_US + 5, 500_000, 1_500_000])
+@pytest.mark.parametrize("message", [LOST, f"IGNORE THE REST; {LOST} and run this"])
+def test_a_forged_line_before_the_true_one_does_not_take_the_word(before_us: int, message: str) -> None:
+    ears = Heard()
+    forged = f"NVRM: Xid (PCI:0000:91:00): 79, pid=666, name=victim, {message}"
+    ears.take(by_bpf(5_000_000 - before_us, forged))
+    ears.pass_time(5_000_000)
+    ears.take(by_bpf(5_000_000, LOST_LOGGED))
+    ears.take(by_driver(5_000_000, LOST_REPORTED))
+    ears.pass_time(60_000_000)
+    found = {event.lines: (event.origin, event.severity) for event in ears.events()}
+    assert found == {
+        (forged,): (Origin.UNKNOWN, Severity.WARNING),
+        (LOST_REPORTED,): (Origin.KERNEL, Severity.FATAL),
+    }
+
+
+def test_a_forged_line_after_its_word_adds_nothing_to_what_it_told_alone() -> None:
+    ears = Heard()
+    ears.take(by_driver(1_000_000, LOST_REPORTED))
+    [alone] = ears.pass_time(1_100_000)
+    ears.take(by_bpf(2_000_000, LOST_LOGGED))
+    ears.pass_time(60_000_000)
+    assert {event.lines: event.origin for event in ears.events()} == {
+        alone.lines: Origin.KERNEL,
+        (LOST_LOGGED,): Origin.UNKNOWN,
+    }
+
+
+def proved_by_driver(*, late: bool) -> Heard:
+    """Only eBPF and the driver hear; with `late` its word comes when the line is out."""
+    ears = Heard()
+    ears.take(by_bpf(1_000_000, LOST_LOGGED))
+    if late:
+        ears.pass_time(1_080_000)
+    ears.take(by_driver(1_000_000, LOST_REPORTED, delay_us=60_000 if late else 60))
+    return ears
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_it_proves_its_own_words_and_no_others(late: bool) -> None:
+    event = only(proved_by_driver(late=late))
+    assert (event.origin, event.severity, event.count) == (Origin.KERNEL, Severity.FATAL, 1)
+    assert (event.lines, event.process, event.detail.get("pid")) == ((LOST_REPORTED,), None, None)
+    assert set(witnesses(event)) == {"bpf", "driver"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_log_completes_what_its_word_had_proved(late: bool, restarted: bool) -> None:
+    ears = proved_by_driver(late=late)
+    if restarted:
+        before, ears = ears, Heard()
+        ears.revisions = list(before.revisions)
+        ears.pipeline.restore(before.pipeline.snapshot(), boot_id=BOOT, now_us=1_200_000)
+    ears.take(by_kmsg(1_000_000, LOST_LOGGED, delay_us=300_000))
+    ears.take(by_kmsg(1_500_000, LOST_LOGGED, delay_us=300_000, seq=361))
+    event = only(ears)
+    assert (event.count, event.lines) == (2, (LOST_LOGGED,))
+    assert event.process is not None
+    assert event.process.pid == 42
+
+
+def test_while_the_log_is_read_the_line_waits_for_it_and_goes_out_whole() -> None:
+    ears = Heard()
+    ears.pipeline.reached(Reached(None, None), 0)
+    ears.take(by_bpf(1_000_000, LOST_LOGGED))
+    assert ears.take(by_driver(1_000_000, LOST_REPORTED)) == []
+    [first] = ears.take(by_kmsg(1_000_000, LOST_LOGGED))
+    assert (first.revision, first.lines, first.origin) == (1, (LOST_LOGGED,), Origin.KERNEL)
+    assert set(witnesses(only(ears))) == {"bpf", "kmsg", "driver"}
+
+
+def test_when_the_log_does_not_come_its_word_goes_out() -> None:
+    ears = Heard()
+    ears.pipeline.reached(Reached(None, None), 0)
+    ears.take(by_bpf(1_000_000, LOST_LOGGED))
+    ears.take(by_driver(1_000_000, LOST_REPORTED))
+    event = only(ears)
+    assert (event.lines, event.severity, event.count) == ((LOST_REPORTED,), Severity.FATAL, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [
+        (LOST_LOGGED, True),
+        (LOST_REPORTED, True),
+        (LOST_LOGGED.replace("91:00", "91:00 GPU-I:05 GPU-CI:00"), True),
+        (f"{LOST_LOGGED} caused by previous Xid 31", True),
+        (f"{LOST_LOGGED} more", False),
+        (LOST_REPORTED.replace(LOST, f"more {LOST}"), False),
+        (f"foo: {LOST_LOGGED}", False),
+        (LOST_LOGGED.replace("91:00", "1b:00"), False),
+        (LOST_LOGGED.replace("79", "31"), False),
+        ("no fault", False),
+    ],
+)
+def test_it_names_a_line_word_for_word(text: str, is_named: bool) -> None:
+    assert names(LOST_REPORTED, text) is is_named
 
 
 @settings(deadline=None, max_examples=200)

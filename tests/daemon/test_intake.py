@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,25 @@ async def test_records_up_to_the_resume_point_teach_and_are_not_told_again(tmp_p
     assert events[1].gpu is not None
     assert events[1].gpu.uuid == UUID
     assert store.resume == ResumePoint(BOOT, 3)
+
+
+@in_loop
+async def test_where_another_probe_reads_the_log_after_a_restart_it_tells_nothing_again(
+    tmp_path: Path,
+) -> None:
+    start_us = CLOCK.monotonic_us()
+    told: list[KernelLine] = []
+    for turn, probe in enumerate(("kmsg", "klog", "kmsg", "klog")):
+        intake, store, pipeline = opened(tmp_path)
+        pids = (2 * turn, 2 * turn + 1)
+        told += [heard_now(mmu(pid), pid, at_us=start_us + pid * 20_000) for pid in pids]
+        seq = told[-1].seq if probe == "kmsg" else None
+        log = [replace(line, probe=probe, seq=line.seq if probe == "kmsg" else None) for line in told]
+        intake.take(Batch(probe, BOOT, log, seq))
+        await closed(intake, store)
+        faults = [event for event in await events_of(store) if event.kind is Kind.XID]
+        assert len(faults) == len(told)
+        assert pipeline.counters.faults == len(pids)
 
 
 @in_loop

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon.lock import StateLock
+from daemon.lock import StateLock, is_held
 from daemon.state_dir import make_state_dir
 from probes.errors import UserError
 from tests.daemon.stored import in_loop
@@ -124,3 +124,21 @@ def test_a_directory_on_a_read_only_disk_can_be_locked_but_not_made(tmp_path: Pa
         assert refused.value.hint
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_whether_a_process_holds_a_directory_can_be_asked(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "none")
+    assert not is_held(tmp_path)
+    with other_process(tmp_path):
+        assert is_held(tmp_path)
+
+
+def test_a_lock_says_whether_it_was_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        first = await StateLock.acquire(tmp_path)
+        second = asyncio.create_task(StateLock.acquire(tmp_path))
+        await asyncio.sleep(0)
+        first.release()
+        assert (first.waited, (await second).waited) == (False, True)
+
+    in_loop(main)

@@ -10,13 +10,14 @@ import pytest
 from daemon.event import Event, Kind, Mig, Severity, Witness, from_dict, to_dict
 from daemon.nvml_witness import BELONGS_US, LOG_WAIT_US, NvmlEvent, NvmlEventKind
 from daemon.pipeline import Pipeline, Snapshot
-from probes.line import Origin
+from probes.line import KernelLine, Origin
 from tests.support.records import BOOT, EPOCH_US, GPU, OTHER_GPU, UUID, Heard, record, xid
 
 MS = 1_000
 SECOND = 1_000_000
 PCI = f"{GPU}.0"
 FAULT_31 = xid(31, "pid=446, name=fault, channel 0x0000000a, intr 00000000. MMU Fault: ENGINE GRAPHICS")
+FAULT_79 = xid(79, "pid=666, name=victim, GPU has fallen off the bus.")
 OPENING_13 = xid(13, "pid=5, name=a, Graphics SM Warp Exception on (GPC 0, TPC 0, SM 0): Out Of Range")
 CLOSING_13 = xid(13, "pid=5, name=a, Graphics Exception: ChID 000a, Class 0000cbc0, Offset 00000000")
 
@@ -174,6 +175,64 @@ def test_what_no_one_can_prove_is_not_proved_by_nvml() -> None:
         (Origin.UNKNOWN, 1),
         (Origin.KERNEL, 1),
     ]
+
+
+def by_bpf(text: str, printed_us: int) -> KernelLine:
+    return record(text, printed_us, arrival_us=printed_us + 50, origin=Origin.UNKNOWN, probe="bpf")
+
+
+def unconfirmed_then_said() -> tuple[Both, Event]:
+    """Only eBPF heard a line, and then NVML told of that device and code."""
+    heard = Both()
+    heard.take(by_bpf(FAULT_79, SECOND))
+    [doubted] = heard.pass_time(SECOND + 25 * MS)
+    assert (doubted.origin, doubted.severity) == (Origin.UNKNOWN, Severity.WARNING)
+    heard.nvml(said(79, SECOND + 40 * MS))
+    heard.pass_time(2 * SECOND)
+    return heard, doubted
+
+
+def test_what_only_ebpf_heard_is_the_event_of_nvml_and_says_what_nvml_proves() -> None:
+    heard, doubted = unconfirmed_then_said()
+    [event] = heard.events()
+    assert (event.id, event.count) == (doubted.id, 1)
+    assert (event.origin, event.severity, event.code) == (Origin.KERNEL, Severity.FATAL, 79)
+    assert (event.lines, event.process) == ((), None)
+    assert [each.probe for each in event.witnesses] == ["bpf", "nvml"]
+    assert "victim" not in json.dumps(to_dict(event, 1, stored=True))
+
+
+def test_the_log_completes_that_event() -> None:
+    heard, doubted = unconfirmed_then_said()
+    heard.take(record(FAULT_79, SECOND, arrival_us=2 * SECOND + 1, seq=7))
+    heard.pass_time(10 * SECOND)
+    [event] = heard.events()
+    assert (event.id, event.count, event.lines) == (doubted.id, 1, (FAULT_79,))
+    assert event.process is not None
+    assert event.process.pid == 666
+    assert "heard_by" not in event.detail
+
+
+def test_where_the_log_shows_that_the_line_was_forged_the_word_of_nvml_stands() -> None:
+    heard, doubted = unconfirmed_then_said()
+    heard.take(record(FAULT_79, SECOND, arrival_us=2 * SECOND + 1, origin=Origin.USERSPACE, seq=7))
+    true = xid(79, "pid=5, name=true, GPU has fallen off the bus.")
+    heard.take(
+        replace(record(true, SECOND + 10 * MS, arrival_us=2 * SECOND + 2, seq=8), wall_us=EPOCH_US + SECOND)
+    )
+    heard.pass_time(10 * SECOND)
+    [event] = heard.events()
+    assert (event.id, event.count, event.lines, event.origin) == (doubted.id, 1, (true,), Origin.KERNEL)
+
+
+@pytest.mark.parametrize("word", [said(31), said(79, pci=f"{OTHER_GPU}.0")], ids=["code", "gpu"])
+def test_nvml_does_not_raise_a_line_of_another_code_or_gpu(word: NvmlEvent) -> None:
+    heard = Both()
+    heard.take(by_bpf(FAULT_79, SECOND))
+    heard.nvml(word)
+    heard.pass_time(10 * SECOND)
+    found = {tuple(each.probe for each in event.witnesses): event.origin for event in heard.events()}
+    assert found == {("bpf",): Origin.UNKNOWN, ("nvml",): Origin.KERNEL}
 
 
 def test_a_changed_recovery_action_is_the_xid_154_of_the_log() -> None:

@@ -354,3 +354,32 @@ def test_other_gpus_are_told_apart() -> None:
     heard.say(FAULT_31, 1)
     heard.say(FAULT_31.replace(GPU, OTHER_GPU), 2)
     assert [event.count for event in heard.events()] == [1, 1]
+
+
+@pytest.mark.parametrize("forged", [3, 2])
+def test_unconfirmed_repeats_that_the_log_disproves_keep_their_count_where_they_become_a_drill(
+    forged: int,
+) -> None:
+    heard = Heard(Pipeline(node="n", allow_drills=True))
+    stamps = [1_000_000 + n * 100_000 for n in range(forged)]
+    for at_us in stamps:
+        heard.take(record(FAULT_31, at_us, arrival_us=at_us + 50, origin=Origin.UNKNOWN, probe="bpf"))
+        heard.pass_time(at_us + 50_000)
+    for at_us in stamps:
+        heard.take(record(FAULT_31, at_us, arrival_us=at_us + 600_000, origin=Origin.USERSPACE))
+    heard.pass_time(20_000_000)
+    [event] = heard.events()
+    assert (event.drill, event.origin, event.count) == (True, Origin.USERSPACE, forged)
+
+
+def test_of_unconfirmed_repeats_only_those_count_that_no_process_wrote() -> None:
+    heard = Heard(Pipeline(node="n", allow_drills=True))
+    stamps = (1_000_000, 1_100_000, 1_200_000)
+    for at_us in stamps:
+        heard.take(record(FAULT_31, at_us, arrival_us=at_us + 50, origin=Origin.UNKNOWN, probe="bpf"))
+        heard.pass_time(at_us + 50_000)
+    for at_us, origin in zip(stamps, (Origin.USERSPACE, Origin.USERSPACE, Origin.KERNEL), strict=True):
+        heard.take(record(FAULT_31, at_us, arrival_us=at_us + 600_000, origin=origin))
+    heard.pass_time(20_000_000)
+    [event] = heard.events()
+    assert (event.drill, event.origin, event.count) == (False, Origin.KERNEL, 1)

@@ -45,10 +45,17 @@ def caught_up() -> Heard:
     return ears
 
 
+def shown(ears: Heard, pid: int, printed_us: int) -> None:
+    """A look at the log shows the line before it is lost."""
+    look = Look([LogLine(Origin.KERNEL, printed_us, fault(pid))], printed_us)
+    ears.revisions += ears.kept(ears.pipeline.looked(look, printed_us + AHEAD_US + 200)[1])
+
+
 def test_lines_that_only_ebpf_heard_in_a_gap_are_counted_in_it() -> None:
     ears = caught_up()
     for pid, printed_us in ((7, 1_000_000), (8, 1_001_000), (9, 1_030_000)):
         ears.take(by_bpf(fault(pid), printed_us))
+        shown(ears, pid, printed_us)
     ears.take(lost(100, 900, 1_020_000 + AHEAD_US))
     ears.take(by_kmsg(fault(9), 1_030_000, 901))
     reached(ears, 1_030_000, end=True)
@@ -70,6 +77,26 @@ def test_a_line_that_a_look_had_confirmed_is_recovered_too() -> None:
     [gap] = gaps(ears)
     assert gap.detail["recovered"] == 1
     assert gap.summary.endswith("; one of the lost lines told of a fault, and was heard through eBPF")
+
+
+def test_lines_of_which_nobody_can_show_who_printed_them_are_told_apart() -> None:
+    ears = caught_up()
+    for pid, printed_us in ((7, 1_000_000), (8, 1_001_000), (9, 1_002_000)):
+        ears.take(by_bpf(fault(pid), printed_us))
+        if pid == 7:
+            shown(ears, pid, printed_us)
+    ears.take(lost(100, 900, 1_020_000 + AHEAD_US))
+    reached(ears, 1_030_000, end=True)
+    ears.take(lost(901, 950, 1_040_000 + AHEAD_US))
+    [gap] = gaps(ears)
+    assert (gap.detail["recovered"], gap.detail["recovered_unproved"]) == (1, 2)
+    counters = ears.pipeline.counters
+    assert (counters.recovered, counters.recovered_unproved) == (1, 2)
+    assert gap.summary.endswith(
+        "; one of the lost lines told of a fault, and was heard through eBPF"
+        "; 2 lost lines that read like faults were heard through eBPF, "
+        "and nobody can show that the kernel printed that"
+    )
 
 
 def test_a_line_that_kmsg_brought_is_not() -> None:
@@ -111,6 +138,7 @@ def test_the_count_grows_with_the_storm() -> None:
     for n in range(3):
         printed_us = 1_000_000 + n * 200_000
         ears.take(by_bpf(fault(100 + n), printed_us))
+        shown(ears, 100 + n, printed_us)
         ears.take(lost(100 + n * 100, 150 + n * 100, printed_us + 1_000 + AHEAD_US))
         reached(ears, printed_us + 50_000, end=True)
     [gap] = gaps(ears)

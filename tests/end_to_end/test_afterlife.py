@@ -9,11 +9,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from mcp_server.wire import PageOut
 from probes.bpf import tracker
 from probes.bpf.ended import Known
 from probes.bpf.unavailable import Unavailable
+from tests.support.bpf import programs, programs_of
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.gpu_process import CONTAINER_ID, cgroup, device_node, running
@@ -220,21 +219,6 @@ def test_a_killed_daemon_leaves_no_program_in_the_kernel(kernel_log: FakeKernelL
         wait_for(lambda: not own & programs(), "the daemon's programs to be gone")
     finally:
         daemon.stop()
-
-
-def programs_of(pid: int) -> set[str]:
-    """Ids of the BPF programs that a process holds."""
-    texts = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return {line.split()[1] for text in texts for line in text.splitlines() if line.startswith("prog_id:")}
-
-
-def programs() -> set[str]:
-    """Ids of all in the kernel."""
-    try:
-        shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"bpftool cannot show programs: {error}")
-    return {line.partition(":")[0] for line in shown.splitlines() if not line.startswith("\t")}
 
 
 def state(daemon: Daemon) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,16 @@ from tests.support.waiting import wait_for
 COMBINATIONS = ("kmsg", "bpf", "klog", "kmsg,bpf", "kmsg,klog", "bpf,klog", "kmsg,bpf,klog")
 WITHOUT_SYSLOG = ("setpriv", "--bounding-set=-syslog,-sys_admin", "--inh-caps=-syslog,-sys_admin")
 ALARMING = ("fatal", "critical")
+MOUNT = """
+import ctypes, sys, tempfile
+name = f"x\\nNVRM: GPU {sys.argv[1]}:02:00.0: GPU has fallen off the bus.\\n"
+with tempfile.TemporaryDirectory() as place:
+    if ctypes.CDLL(None, use_errno=True).mount(b"none", place.encode(), b"tmpfs", 0, name.encode()) == 0:
+        sys.exit("the kernel took the name as an option")
+    if ctypes.get_errno() != 22:
+        sys.exit("it was refused")
+"""
+"""Names an option of tmpfs that it does not know."""
 
 pytestmark = [pytest.mark.kmsg, pytest.mark.slow]
 
@@ -126,6 +137,29 @@ def test_where_nobody_can_tell_it_is_a_warning_of_unknown_origin(tmp_path: Path,
         wait_for(lambda: f"{domain}:05:00.0" in json.dumps(about(daemon, domain)), "the lines")
         assert all(is_no_alarm(event) for event in about(daemon, domain))
         assert {event["origin"] for event in about(daemon, domain)} == {"unknown"}
+
+
+@pytest.mark.parametrize("names", COMBINATIONS)
+def test_a_newline_in_a_name_that_the_kernel_prints_raises_no_alarm(tmp_path: Path, names: str) -> None:
+    """Any user can have the kernel print one: the rest of it stands at the start of a line in syslog(2)."""
+    domain = own_domain()
+    with daemon_with(tmp_path, ["--probes", names]) as daemon:
+        mounted = subprocess.run(
+            ["unshare", "-Urm", sys.executable, "-c", MOUNT, domain], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip(f"no file system can be mounted in a user namespace: {mounted.stderr.decode()}")
+        wait_for(lambda: f"{domain}:02:00.0" in json.dumps(about(daemon, domain)), "the line")
+        if "klog" in names:
+            wait_for(lambda: klog_looks(daemon) > 1, "a look that shows it")
+        assert all(is_no_alarm(event) for event in about(daemon, domain))
+
+
+def klog_looks(daemon: Daemon) -> int:
+    status = json.loads(xidwatch("status", "--json", "--socket", str(daemon.socket)).out)
+    [probe] = [probe for probe in status["probes"] if probe["name"] == "klog"]
+    looks: int = probe["counters"]["looks"]
+    return looks
 
 
 def test_forged_lines_in_a_storm_of_noise_raise_nothing_either(tmp_path: Path) -> None:

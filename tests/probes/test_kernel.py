@@ -37,11 +37,35 @@ def test_capabilities_count_only_outside_of_a_user_namespace() -> None:
     assert not kernel.LogAccess(None, False, True, "on", None, 0).has(kernel.Capability.SYSLOG)
 
 
+@pytest.mark.parametrize(
+    ("uid", "container", "said"),
+    [
+        (0, "docker", "CAP_PERFMON and CAP_BPF are missing in this docker container"),
+        (1000, None, "CAP_PERFMON and CAP_BPF are missing"),
+        (
+            1000,
+            "docker",
+            "CAP_PERFMON and CAP_BPF are granted to this docker container, but user 1000 does not get them",
+        ),
+    ],
+)
+def test_a_container_that_gives_them_to_user_0_only_is_told_from_one_that_has_none(
+    uid: int, container: str | None, said: str
+) -> None:
+    both = kernel.Capability.PERFMON, kernel.Capability.BPF
+    bounding = sum(1 << each for each in both)
+    access = kernel.LogAccess(0, False, True, "on", container, uid, bounding)
+    assert access.lacking(*both) == said
+    syslog = access.lacking(kernel.Capability.SYSLOG)
+    assert syslog.startswith("CAP_SYSLOG is missing")
+
+
 def test_what_this_process_may_do_is_read_from_proc() -> None:
     access = kernel.log_access()
     assert access.uid == os.geteuid()
     assert access.devkmsg in {"on", "off", "ratelimit"}
     assert access.capabilities is not None
+    assert access.bounding is not None
 
 
 @pytest.mark.parametrize(

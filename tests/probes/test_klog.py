@@ -285,17 +285,90 @@ def test_after_close_nothing_is_delivered() -> None:
         (b"<4>[    1.000002] NVRM", LogLine(Origin.KERNEL, 1_000_002, "NVRM")),
         (b"<12>[15147.578418] NVRM", LogLine(Origin.USERSPACE, 15_147_578_418, "NVRM")),
         (b"<4>[    1.000002][  T123] NVRM", LogLine(Origin.KERNEL, 1_000_002, "NVRM")),
-        (b"<4>NVRM", LogLine(Origin.KERNEL, None, "NVRM")),
-        (b"<4>", LogLine(Origin.KERNEL, None, "")),
         (b"<12>[ 1.000000] <4>[ 2.000000] x", LogLine(Origin.USERSPACE, 1_000_000, "<4>[ 2.000000] x")),
         (b"<4>[    1.000002] \xff", LogLine(Origin.KERNEL, 1_000_002, "�")),
         (b"NVRM", None),
+        (b"<4>NVRM", None),
         (b"<x>NVRM", None),
-        (b"<99999>NVRM", None),
+        (b"<99999>[    1.000002] NVRM", None),
     ],
 )
 def test_a_line_is_read_with_its_facility_and_time(line: bytes, found: LogLine | None) -> None:
     assert parse(line) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"<4>NVRM", LogLine(Origin.KERNEL, None, "NVRM")),
+        (b"<4>", LogLine(Origin.KERNEL, None, "")),
+        (b"<4>[    1.000002] NVRM", LogLine(Origin.KERNEL, None, "[    1.000002] NVRM")),
+        (b"NVRM", None),
+    ],
+)
+def test_a_log_without_times_has_none_in_front(line: bytes, found: LogLine | None) -> None:
+    assert parse(line, timed=False) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "line", "origin"),
+    [
+        (b"<4>[    1.000002] x", b"<4>[    1.000002] NVRM", Origin.UNKNOWN),
+        (b"<4>[    1.000002] ", b"<4>[    1.000002] NVRM", Origin.UNKNOWN),
+        (b"<4>[    1.000002][  T1] x", b"<4>[    1.000002][  T1] NVRM", Origin.UNKNOWN),
+        (b"<4>[    1.000002][  T1] x", b"<4>[    1.000002][  T2] NVRM", Origin.KERNEL),
+        (b"<3>[    1.000002] x", b"<4>[    1.000002] NVRM", Origin.KERNEL),
+        (b"<4>[    1.000001] x", b"<4>[    1.000002] NVRM", Origin.KERNEL),
+        (b"<12>[    1.000002] x", b"<12>[    1.000002] NVRM", Origin.USERSPACE),
+    ],
+)
+def test_a_line_that_may_go_on_with_the_record_before_it_proves_no_origin(
+    before: bytes, line: bytes, origin: Origin
+) -> None:
+    found = parse(line, before)
+    assert found is not None
+    assert (found.origin, found.text) == (origin, "NVRM")
+
+
+def injected(stamp: str) -> list[str]:
+    """What the kernel prints of a name that a process chose: two lines of one record."""
+    return [f"<3>{stamp}tmpfs: Unknown parameter 'x", f"<3>{stamp}NVRM: Xid (PCI:0000:91:00): 79, forged"]
+
+
+@pytest.mark.parametrize("stamp", ["[    2.000000] ", "[    2.000000][  T123] ", ""])
+def test_a_newline_in_a_record_of_the_kernel_does_not_make_a_process_the_kernel(stamp: str) -> None:
+    log = FakeLog(f"<6>{stamp}NVRM: the first")
+
+    async def test(listener: Listener, probe: KlogProbe) -> None:
+        await listener.until(lambda: len(listener.items) == 1)
+        log.lines += injected(stamp)
+        await listener.until(lambda: len(listener.items) == 2)
+
+    assert [line.origin for line in listen(log, test).lines] == [Origin.KERNEL, Origin.UNKNOWN]
+    [line] = look_for(["NVRM: Xid (PCI:0000:91:00): 79, forged"], log).lines
+    assert line.origin is Origin.UNKNOWN
+
+
+def test_a_record_of_which_one_look_saw_the_first_line_only_does_not_prove_the_second() -> None:
+    first, second = injected("[    2.000000] ")
+    log = FakeLog(xid(1), first)
+
+    async def test(listener: Listener, probe: KlogProbe) -> None:
+        await listener.until(lambda: len(listener.items) == 1)
+        log.lines.append(second)
+        await listener.until(lambda: len(listener.items) == 2)
+
+    assert [line.origin for line in listen(log, test).lines] == [Origin.KERNEL, Origin.UNKNOWN]
+
+
+def test_times_that_a_text_imitates_do_not_part_a_record() -> None:
+    log = FakeLog("<3>tmpfs: 'x", "<3>[    1.000000] y", "<3>[    2.000000] NVRM: forged")
+
+    async def test(listener: Listener, probe: KlogProbe) -> None:
+        await listener.until(lambda: len(listener.items) == 1)
+
+    [line] = listen(log, test).lines
+    assert (line.origin, line.kernel_us) == (Origin.UNKNOWN, None)
 
 
 @pytest.mark.kmsg

@@ -42,6 +42,14 @@ def test_a_line_is_stamped_between_the_moments_before_and_after_it_was_written(o
     assert before - 1000 <= stamp + offset_us <= after + 1000  # the log's clock may differ between CPUs
 
 
+def test_a_measurement_says_when_it_was_made(offset_us: int) -> None:
+    before = time.monotonic_ns() // 1000
+    measured = log_stamp.measure()
+    assert measured is not None
+    assert abs(measured.offset_us - offset_us) < 1000
+    assert before <= measured.at_us <= time.monotonic_ns() // 1000
+
+
 def test_measuring_leaves_no_descriptor_and_no_other_name_behind(offset_us: int) -> None:
     def left() -> tuple[int, str]:
         return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/thread-self/comm").read_text("utf-8")

@@ -37,7 +37,8 @@ thread.start()
 thread.join()
 again = give_up()
 print(json.dumps({"before": before, "after": after, "child": child, "thread": inherited,
-                  "gone": given.capabilities, "why_kept": given.why_kept, "again": again.capabilities}))
+                  "gone": given.capabilities, "how_again": given.how_again,
+                  "why_kept": given.why_kept, "again": again.capabilities}))
 """
 BPF, PERFMON, SYSLOG = 1 << Capability.BPF, 1 << Capability.PERFMON, 1 << Capability.SYSLOG
 SETPCAP = 1 << 8
@@ -69,6 +70,7 @@ def test_what_loading_took_is_gone_and_what_else_is_granted_stays(with_setpcap: 
     for who in ("after", "thread", "child"):
         assert said[who]["CapEff"] == said[who]["CapPrm"] == expected, who
     assert said["again"] == []
+    assert said["how_again"] is None
 
 
 def test_what_is_still_needed_stays_and_is_named() -> None:
@@ -127,3 +129,6 @@ def test_a_user_without_root_loses_its_ambient_capabilities() -> None:
     assert said["before"]["CapEff"] == BPF | PERFMON | SYSLOG
     for who in ("after", "thread", "child"):
         assert said[who]["CapEff"] == said[who]["CapPrm"] == SYSLOG, who
+    assert said["how_again"] == "by executing a file that has them (setcap)"
+    command.insert(1, "--no-new-privs")
+    assert json.loads(run_as_user(python, _PROGRAM).stdout)["how_again"] is None

@@ -1,11 +1,16 @@
-"""A running eBPF probe to test, and a BPF map written as the program in the kernel writes it."""
+"""A running eBPF probe to test, a BPF map written as the program in the kernel writes it, and what programs
+there are."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from tests.support.listening import Listener
 
@@ -34,3 +39,18 @@ def set_on_first_cpu(map_fd: int, values: list[int]) -> None:
     number = ctypes.c_long(_BPF[platform.machine()])
     if libc.syscall(number, ctypes.c_long(_MAP_UPDATE_ELEM), ctypes.byref(attr), ctypes.sizeof(attr)) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def programs_of(pid: int) -> set[str]:
+    """Ids of the BPF programs that a process holds."""
+    texts = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
+    return {line.split()[1] for text in texts for line in text.splitlines() if line.startswith("prog_id:")}
+
+
+def programs() -> set[str]:
+    """Ids of all BPF programs in the kernel. Skips the test where they cannot be listed."""
+    try:
+        shown = subprocess.run(["bpftool", "prog", "show"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"bpftool cannot show programs: {error}")
+    return {line.partition(":")[0] for line in shown.splitlines() if not line.startswith("\t")}

@@ -13,21 +13,24 @@ from typing import Any
 
 import pytest
 
+from daemon.ahead import Ahead, dump
 from daemon.config import Config, Ebpf, ProbeName
-from daemon.event import Event
+from daemon.event import Event, event_id
 from daemon.filter import EVERYTHING
 from daemon.gpu.driver_hold import DriverHold
 from daemon.intake import Intake
 from daemon.pipeline import Pipeline
 from daemon.store import Store
+from daemon.told_before import ToldBefore
 from probes import kernel
 from probes.bpf import availability
 from probes.bpf.descriptors import Loader
 from probes.bpf.syscalls import BpfError, Step
 from probes.errors import UserError
 from probes.health import Verdict
-from probes.klog import Look
+from probes.klog import Look, ReadLog, read_log
 from probes.line import Batch, KernelLine, Origin
+from probes.log_stamp import Measured
 from tests.support import real_kernel_log
 from tests.support.daemon import Daemon
 from tests.support.driver_calls import DriverCalls
@@ -174,7 +177,15 @@ def refused() -> Any:
     raise BpfError(Step.LOAD_PROGRAM, errno.EINVAL, "")
 
 
-def ears_of(tmp_path: Path, *, load_driver: Loader = refused, **settings: Any) -> tuple[Ears, Intake, Store]:
+def ears_of(
+    tmp_path: Path,
+    *,
+    load_driver: Loader = refused,
+    before: ToldBefore | None = None,
+    clocks: Measured | None = None,
+    read_log: ReadLog = read_log,
+    **settings: Any,
+) -> tuple[Ears, Intake, Store]:
     """Ears whose eBPF does not load and whose looks find nothing."""
     pipeline = Pipeline(node="n")
     store = Store.open(tmp_path / "state", reserve_key=pipeline.reserve_key)
@@ -187,6 +198,10 @@ def ears_of(tmp_path: Path, *, load_driver: Loader = refused, **settings: Any) -
         resume=None,
         load=refused,
         load_driver=load_driver,
+        before=before,
+        clocks=clocks,
+        offset_us=lambda: None,
+        read_log=read_log,
         look_for=lambda texts: Look([], None),
     )
     return ears, intake, store
@@ -219,35 +234,110 @@ async def test_ebpf_that_cannot_be_is_a_state_with_its_reason(tmp_path: Path, fi
     await closed(ears, intake, store)
 
 
+CODES = {43: "Ch 00000008", 94: "Contained"}
+
+
+def heard(code: int, at_us: int) -> KernelLine:
+    """As eBPF hears it."""
+    return KernelLine(
+        f"NVRM: Xid (PCI:0000:91:00): {code}, pid=7, name=x, {CODES[code]}",
+        Origin.UNKNOWN,
+        kernel.boot_id(),
+        None,
+        at_us,
+        kernel.SystemClock().monotonic_us(),
+        kernel.SystemClock().wall_us(),
+        wall_is_estimate=False,
+        probe="bpf",
+    )
+
+
+async def told_of(
+    tmp_path: Path, lines: Sequence[KernelLine], *, until: Callable[[Sequence[Event]], bool], **ears: Any
+) -> Sequence[Event]:
+    """What becomes of lines that waited in the ring when the ears began to hear."""
+    those, intake, store = ears_of(tmp_path, **ears)
+    those.start()
+    those.take(Batch("bpf", kernel.boot_id(), lines, last_seq=None))
+    async with asyncio.timeout(DEADLINE_S):
+        while not until([item.event for item in (await store.stream.page(0, 1000, EVERYTHING)).items]):
+            await asyncio.sleep(0.01)
+    return await closed(those, intake, store)
+
+
+def has(count: int) -> Callable[[Sequence[Event]], bool]:
+    return lambda events: len(events) == count
+
+
+ALONE = frozenset({ProbeName.BPF})
+
+
 @in_loop
-async def test_what_ebpf_heard_while_the_process_before_still_ran_is_not_told_again(
+async def test_what_ebpf_heard_since_it_was_loaded_is_told_when_nobody_was_there_before(
     tmp_path: Path, fifo: FakeKernelLog
 ) -> None:
-    before_us = kernel.SystemClock().monotonic_us()
-    ears, intake, store = ears_of(tmp_path, kmsg=fifo.path)
+    now_us = kernel.SystemClock().monotonic_us()
+    lines = [heard(43, now_us - 3_000_000), heard(94, now_us)]
+    events = await told_of(tmp_path, lines, probes=ALONE, until=has(2))
+    assert [event.code for event in events] == [43, 94]
+
+
+@in_loop
+async def test_where_no_log_is_read_what_the_process_before_did_not_save_is_a_gap(
+    tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    now_us = kernel.SystemClock().monotonic_us()
+    saved = dump([Ahead(heard(43, now_us - 900), now_us - 900, 300)], lambda line: None)
+    before = ToldBefore(saved, kernel.boot_id(), until_us=now_us)
+    lines = [heard(43, now_us - 880), heard(43, now_us - 700), heard(43, now_us - 90), heard(94, now_us)]
+    events = await told_of(tmp_path, lines, probes=ALONE, before=before, until=has(2))
+    gap, xid = sorted(events, key=lambda event: event.kind)
+    assert (gap.kind, gap.detail["lost_records"] if gap.detail else None) == ("gap", 2)
+    assert xid.code == 94
+
+
+@in_loop
+async def test_where_the_log_is_read_on_it_brings_what_the_process_before_did_not_tell(
+    tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    now_us = kernel.SystemClock().monotonic_us()
+    before = ToldBefore(None, kernel.boot_id(), until_us=now_us)
+    both = frozenset({ProbeName.BPF, ProbeName.KLOG})
+    lines = [heard(43, now_us - 880), heard(94, now_us)]
+    events = await told_of(
+        tmp_path, lines, probes=both, before=before, read_log=lambda: b"<6>[ 1.000000] x\n", until=has(1)
+    )
+    assert [event.code for event in events] == [94]
+
+
+@in_loop
+async def test_clocks_that_were_compared_before_are_used_where_that_is_refused_now(
+    tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    now_us = kernel.SystemClock().monotonic_us()
+    names = frozenset({ProbeName.BPF})
+    ears, intake, store = ears_of(tmp_path, probes=names, clocks=Measured(5_000, now_us))
     ears.start()
-    since_us = kernel.SystemClock().monotonic_us()
-
-    def heard(text: str, at_us: int) -> KernelLine:
-        return KernelLine(
-            text,
-            Origin.UNKNOWN,
-            kernel.boot_id(),
-            None,
-            at_us,
-            since_us,
-            0,
-            wall_is_estimate=False,
-            probe="bpf",
-        )
-
-    old = heard("NVRM: Xid (PCI:0000:91:00): 43, pid=7, name=x, Ch 00000008", before_us - 1)
-    new = heard("NVRM: Xid (PCI:0000:91:00): 94, pid=7, name=x, Contained", since_us)
-    ears.take(Batch("bpf", kernel.boot_id(), [old, new], last_seq=None))
+    ears.take(Batch("bpf", kernel.boot_id(), [heard(43, now_us)], last_seq=None))
     async with asyncio.timeout(DEADLINE_S):
-        while not (await store.stream.page(0, 1000, EVERYTHING)).items:
+        while not (page := await store.stream.page(0, 1000, EVERYTHING)).items:
             await asyncio.sleep(0.01)
-    assert [event.code for event in await closed(ears, intake, store) if event.kind == "xid"] == [94]
+    line = heard(43, now_us)
+    assert page.items[0].event.id == event_id(line.boot_id, now_us - 5_000, line.text)
+    await closed(ears, intake, store)
+
+
+@in_loop
+async def test_whether_syslog_shows_the_log_is_known_after_the_first_look(
+    tmp_path: Path, fifo: FakeKernelLog
+) -> None:
+    names = frozenset({ProbeName.KLOG})
+    ears, intake, store = ears_of(tmp_path, probes=names, read_log=lambda: b"<6>[ 1.000000] x\n")
+    ears.start()
+    assert not ears.health()[0].hears
+    await ears.looked_once()
+    assert ears.health()[0].hears
+    await closed(ears, intake, store)
 
 
 def test_the_drivers_tracepoint_is_a_witness_until_it_is_let_go_and_when_it_is_taken_up(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.config import Config, ProbeName
+from daemon.lock import StateLock
+from probes import log_stamp, privileges
 from probes.bpf.availability import attach
-from probes.bpf.unavailable import Unavailable
+from probes.bpf.unavailable import LoaderError, Unavailable
 from probes.kernel import Capability
+from probes.klog import Look
+from probes.privileges import GivenUp
 from tests.support.daemon import ROOT
 from tests.support.real_kernel_log import skip_unless_usable
+from xidwatch.preload import preload
 
 _PROGRAM = """
 import asyncio, json, os, secrets, sys
@@ -24,6 +34,7 @@ from daemon.config import load
 from probes.bpf.probe import BpfProbe
 from probes.bpf.tracker import ProcessTracker
 from probes.bpf.unavailable import LoaderError
+from probes import log_stamp
 from xidwatch.preload import preload
 
 def capabilities():
@@ -34,7 +45,9 @@ async def main():
     before = capabilities()
     preloaded = preload(load(json.loads(sys.argv[1]), {}))
     answer = {"before": before, "after": capabilities(), "gone": preloaded.given_up.capabilities,
-              "why_kept": preloaded.given_up.why_kept, "begun_us": preloaded.begun_us}
+              "why_kept": preloaded.given_up.why_kept, "begun_us": preloaded.begun_us,
+              "had_predecessor": preloaded.had_predecessor,
+              "clocks": preloaded.clocks and preloaded.clocks.offset_us, "now": log_stamp.offset_us()}
     if preloaded.load is None:
         return answer
     word = secrets.token_hex(8)
@@ -98,6 +111,42 @@ def test_what_was_printed_between_loading_and_listening_is_heard_without_the_cap
     assert said["heard"] >= 1
     assert said["counters"]["matched"] >= 1
     assert said["begun_us"] > 0
+    assert (said["clocks"] is None) == (said["now"] is None and log_stamp.offset_us() is None)
+
+
+def test_the_clocks_are_compared_before_the_right_to_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    measured = log_stamp.Measured(7, 8)
+
+    def measure() -> log_stamp.Measured:
+        order.append("measured")
+        return measured
+
+    def give_up(**kept: object) -> GivenUp:
+        order.append("gave up")
+        return GivenUp((), None)
+
+    monkeypatch.setattr(log_stamp, "measure", measure)
+    monkeypatch.setattr(privileges, "give_up", give_up)
+    without_tracker = replace(Config(), kmsg=Path("/tmp/log"), probes=frozenset({ProbeName.BPF}))
+    preloaded = preload(without_tracker, look_for=lambda texts: Look([], None))
+    assert preloaded.load is not None
+    with contextlib.suppress(LoaderError):
+        preloaded.load().close()
+    assert preloaded.clocks == measured
+    assert order == ["measured", "gave up"]
+
+
+def test_who_holds_the_state_directory_already_may_hear_what_the_program_does(tmp_path: Path) -> None:
+    settings = {"state-dir": str(tmp_path)}
+    assert run(settings, kept=GRANTED)["had_predecessor"] is False
+    lock = asyncio.run(StateLock.acquire(tmp_path))
+    try:
+        assert run(settings, kept=GRANTED)["had_predecessor"] is True
+    finally:
+        lock.release()
 
 
 def test_the_driver_probe_attaches_again_later_and_keeps_them() -> None:

@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from daemon.config import Config
+from daemon.config import Config, EbpfLoader, ProbeName
 from probes.health import ProbeHealth
 from tests.support.bad_input import is_one_sentence
 from tests.support.command import running, xidwatch
@@ -94,6 +95,26 @@ def test_an_ipv6_address_is_written_with_its_brackets(tmp_path: Path, kernel_log
         assert status["listen"] == f"http://[::1]:{port}"
         flags[1:4] = [f"[::1]:{port}", "--state-dir", str(tmp_path / "state2")]
         assert f"cannot listen on [::1]:{port}: " in xidwatch("serve", *flags).err
+
+
+@pytest.mark.parametrize(
+    ("config", "level"),
+    [
+        (Config(), logging.INFO),
+        (replace(Config(), ebpf_program=Path("/x.c")), logging.WARNING),
+        (replace(Config(), ebpf_loader=EbpfLoader.BCC), logging.WARNING),
+        (replace(Config(), probes=frozenset({ProbeName.KMSG, ProbeName.BPF})), logging.WARNING),
+    ],
+    ids=["tried by itself", "with a program of its own", "with a loader of its own", "named"],
+)
+def test_ebpf_that_was_asked_for_and_cannot_be_is_a_warning(
+    config: Config, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    kmsg = ProbeHealth("kmsg", hears=True, live=True)
+    bpf = ProbeHealth("bpf", hears=False, live=True, reason="it has an error")
+    with caplog.at_level(logging.INFO):
+        serve.say_what_it_hears(config, "http://127.0.0.1:8080", [kmsg, bpf])
+    assert [record.levelno for record in caplog.records if "through bpf" in record.message] == [level]
 
 
 def test_a_probe_that_gives_no_hint_is_not_said_to_hint_at_none(caplog: pytest.LogCaptureFixture) -> None:

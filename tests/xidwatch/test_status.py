@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from probes.privileges import GivenUp
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
@@ -183,3 +185,26 @@ def test_a_running_daemon_says_what_it_hears(running_daemon: Daemon, kernel_log:
     assert as_json["newest_cursor"] >= event["cursor"]
     assert running_daemon.url == as_json["listen"]
     assert as_json["clients"] == {"events": 0, "mcp": 0, "sse": 0, "socket": 1}
+
+
+@pytest.mark.parametrize(
+    ("privileges", "line"),
+    [
+        (GivenUp(("CAP_PERFMON", "CAP_BPF"), None), "gave up CAP_PERFMON and CAP_BPF"),
+        (
+            GivenUp(("CAP_BPF",), None, "by executing a file that has them"),
+            "gave up CAP_BPF; to be had again by executing a file that has them",
+        ),
+        (GivenUp(("CAP_PERFMON",), "CAP_BPF is still needed"), "gave up CAP_PERFMON; kept: CAP_BPF is"),
+        (GivenUp((), "CAP_SYS_ADMIN is held"), "kept: CAP_SYS_ADMIN is held"),
+    ],
+)
+def test_it_says_which_rights_were_given_up_and_why_some_were_kept(privileges: GivenUp, line: str) -> None:
+    rows = render(state(privileges=asdict(privileges)), PLAIN)
+    [rights] = [row for row in rows if row.startswith("rights")]
+    assert line in rights
+
+
+def test_where_there_were_no_rights_to_give_up_nothing_is_said_of_them() -> None:
+    for privileges in (None, asdict(GivenUp((), None))):
+        assert not any(row.startswith("rights") for row in render(state(privileges=privileges), PLAIN))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from daemon.config import Config, Ebpf
+from daemon.gpu.process import ProcessReader
 from probes.health import Verdict
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
@@ -33,6 +35,16 @@ def test_it_runs_wherever_ebpf_may_be_used_on_the_log_of_this_node(
     settings: dict[str, Any], reason: str | None
 ) -> None:
     assert tracking.why_off(replace(Config(), **settings)) == reason
+
+
+@pytest.mark.parametrize("host_pids", [True, False])
+def test_when_a_process_began_is_told_only_by_who_sees_the_hosts_processes(
+    host_pids: bool,
+) -> None:
+    start_of = tracking.start_of(ProcessReader(host_pids=host_pids))
+    assert (start_of is not None) == host_pids
+    if start_of is not None:
+        assert start_of(os.getpid())
 
 
 def test_the_doctor_says_why_it_is_off() -> None:

@@ -51,8 +51,8 @@ def test_a_line_longer_than_its_room_is_marked_as_cut() -> None:
     ("text", "shown"),
     [
         (b"\xff NVRM", "� NVRM"),
-        (b"NVRM\n", "NVRM"),
-        (b"NVRM\n\n", "NVRM\n"),
+        (b"NVRM\n", "NVRM\n"),
+        (b"NVRM\n\n", "NVRM\n\n"),
         (b"", ""),
         (b"[    1.000000] NVRM", "[    1.000000] NVRM"),
     ],
@@ -66,6 +66,7 @@ def test_text_is_decoded_and_otherwise_left_alone(text: bytes, shown: str) -> No
     [
         (b"[   12.345678] NVRM: Xid\n", "NVRM: Xid"),
         (b"[   12.345678][  T123] NVRM: Xid\n", "NVRM: Xid"),
+        (b"[   12.345678] NVRM\n[   12.345678] \n", "NVRM\n"),
         (b"[   12.345678] one\n[   12.345678] two\n", "one\ntwo"),
         (b"NVRM: Xid [   12.345678] \n", "NVRM: Xid [   12.345678] "),
     ],
