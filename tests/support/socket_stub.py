@@ -44,7 +44,10 @@ class SocketStub:
             except OSError:
                 return
             with connection, connection.makefile("rb") as lines:
-                request = json.loads(lines.readline())["xidwatch"]
+                line = lines.readline()
+                if not line:  # a client that was ended before it asked
+                    continue
+                request = json.loads(line)["xidwatch"]
                 if request["want"] == "status":
                     connection.sendall(self._status)
                     continue
