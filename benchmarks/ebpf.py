@@ -133,7 +133,12 @@ def _flooded(daemon: Daemon, runs: int, lines: int, share: float | None) -> _Flo
         written=runs * (lines // flood.EVERY),
         heard=_heard(daemon) - in_the_log,
         lost_to_kmsg=probes.get("kmsg", {}).get("lost", 0),
-        recovered=sum(event["detail"].get("recovered", 0) for event in events if event["kind"] == "gap"),
+        recovered=sum(
+            event["detail"].get(key, 0)
+            for event in events
+            if event["kind"] == "gap"
+            for key in ("recovered", "recovered_unproved")  # the flood's Xids are drills: nobody proves them
+        ),
         untold=abs(_lost(daemon) - _told(daemon)),
         cpu_s=cpu_s,
         rss_mb=process.rss_mb(daemon.pid),
