@@ -325,7 +325,7 @@ def test_a_follower_survives_kill_9_of_the_daemon_with_nothing_lost_or_doubled(
         command.wait_for_error("the daemon went away")
         kernel_log.write(xid(43, pid=2), time_us=20_000_000)
         running_daemon.start()
-        wait_for(lambda: '"pid": 2' in command.text(), "the event written meanwhile")
+        wait_for(lambda: any('"pid": 2' in line for line in command.lines()), "the event written meanwhile")
         events = [json.loads(line) for line in command.lines()]
     revisions = [(event["id"], event["revision"]) for event in events]
     assert len(revisions) == len(set(revisions))
