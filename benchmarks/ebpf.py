@@ -30,6 +30,10 @@ WAYS: Mapping[str, Sequence[str]] = {
 """How the log is heard, and the flags that make it so. The last is what a pod without /dev/kmsg has."""
 SHARE = 0.05
 SETTLE_S = 30.0
+QUIET_S = 1.0
+"""Without a new Xid for so long, none is on its way any more."""
+REVISED_S = 1.5
+"""Between two looks at what gap events tell: longer than the second between two revisions of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +172,12 @@ def _pid(run: int) -> int:
 
 
 def _settle(daemon: Daemon, wanted: int) -> None:
-    """Wait for the Xids, or until nothing has come for a second."""
+    """Wait for the Xids, or until nothing has come for `QUIET_S`."""
     until = time.monotonic() + SETTLE_S
     before = -1
     while (heard := _heard(daemon)) < wanted and heard != before and time.monotonic() < until:
         before = heard
-        time.sleep(1)
+        time.sleep(QUIET_S)
 
 
 def _heard(daemon: Daemon) -> int:
@@ -210,4 +214,4 @@ def _wait_until_told(daemon: Daemon) -> None:
         if now == before and now[0] == now[1]:
             return
         before = now
-        time.sleep(1.5)
+        time.sleep(REVISED_S)

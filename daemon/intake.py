@@ -108,13 +108,9 @@ class Intake:
 
     def reached(self, reached: Reached | None) -> None:
         """Take how far /dev/kmsg was read, after what it brought (None: it is not heard). Never raises."""
-        try:
-            events = self._pipeline.reached(reached, self._clock.monotonic_us())
-        except Exception:  # the same boundary as in `_process`
-            self.failures += 1
-            log.exception("lines that waited for the kernel log could not be processed")
-            events = ()
-        self._keep(events)
+        self._keep_what_comes_of(
+            lambda now_us: self._pipeline.reached(reached, now_us), "lines that waited for the kernel log"
+        )
 
     def probe_changed(self, health: ProbeHealth, others_hear: Sequence[str] = ()) -> None:
         """A probe stopped hearing, or hears again: an event. `others_hear`: those that do all the while."""
@@ -126,15 +122,14 @@ class Intake:
 
     def looked(self, look: Look) -> None:
         """Take what a look at the log showed of the lines that wait to be confirmed. Never raises."""
-        try:
-            confirmed, events = self._pipeline.looked(look, self._clock.monotonic_us())
+
+        def confirm(now_us: int) -> Sequence[Event]:
+            confirmed, events = self._pipeline.looked(look, now_us)
             for line in confirmed:
                 self._passed.note(line)
-        except Exception:  # the same boundary as in `_process`
-            self.failures += 1
-            log.exception("what the kernel log showed could not be processed")
-            events = ()
-        self._keep(events)
+            return events
+
+        self._keep_what_comes_of(confirm, "what the kernel log showed")
 
     def found_out(self, event_id: str, facts: Facts) -> None:
         """Add what was found out about an event after it was published."""
@@ -176,6 +171,16 @@ class Intake:
             self.failures += 1
             log.exception("a record could not be processed and was skipped: %r", record)
             return ()
+
+    def _keep_what_comes_of(self, step: Callable[[int], Sequence[Event]], what: str) -> None:
+        """Keep the events of one step of the pipeline, which is given the arrival time of now."""
+        events: Sequence[Event] = ()
+        try:
+            events = step(self._clock.monotonic_us())
+        except Exception:  # the boundary: what fails now must not cost what comes next
+            self.failures += 1
+            log.exception("%s could not be processed", what)
+        self._keep(events)
 
     def _is_done(self, line: KernelLine) -> bool:
         """True for a line whose events were in the journal when this process started."""
@@ -252,10 +257,4 @@ class Intake:
         self._tick = None
         if self._read_first is not None:
             self._read_first()
-        try:
-            events = self._pipeline.tick(self._clock.monotonic_us())
-        except Exception:  # the same boundary as in `_process`
-            self.failures += 1
-            log.exception("pending events could not be processed")
-            events = ()
-        self._keep(events)
+        self._keep_what_comes_of(self._pipeline.tick, "pending events")
