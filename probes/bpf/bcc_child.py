@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -61,13 +62,13 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:  # noqa: PTH123
-        score.write("1000")
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
 
 
 def _bcc(directory: str) -> ModuleType:
     package = f"{directory}/bcc"
-    if not os.path.exists(f"{package}/libbcc.py"):  # noqa: PTH110
+    if not Path(package, "libbcc.py").exists():
         # Not imported at all: PyPI's wants numpy, and its errors would say nothing of bcc.
         raise _Failed(_Stage.NAMESAKE, package)
     sys.path.insert(0, directory)
@@ -95,8 +96,7 @@ def _loaded(bcc: ModuleType, program: str, flags: list[str]) -> tuple[dict[str, 
             stage = _Stage.ATTACH
             return loaded
 
-    with open(program, "rb") as file:  # noqa: PTH123
-        text = file.read()
+    text = Path(program).read_bytes()
     try:
         compiled = Program(text=text, cflags=flags)
     except Exception as error:  # bcc knows no class of its own
