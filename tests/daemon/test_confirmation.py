@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from daemon.confirmation import LAGGING_US, PATIENCE_US, STARTING_US
@@ -440,11 +441,7 @@ def test_any_order_of_the_witnesses_gives_the_events_of_kmsg_alone(
     drawn: list[tuple[str, int, Origin, int, int]],
 ) -> None:
     """As long as both hear everything within the 20 ms; each of them in the order of the log."""
-    at_us, kmsg, bpf = 1_000_000, [], []
-    for n, (text, after_us, origin, bpf_us, kmsg_us) in enumerate(drawn):
-        at_us += after_us
-        kmsg.append(by_kmsg(text, at_us, origin=origin, delay_us=kmsg_us, seq=n))
-        bpf.append(by_bpf(text, at_us, delay_us=bpf_us))
+    kmsg, bpf = read_twice(drawn)
     alone, both = heard(), heard()
     for line in in_order(kmsg):
         alone.pass_time(line.arrival_us)
@@ -474,13 +471,9 @@ def test_any_order_of_the_witnesses_gives_the_events_of_kmsg_alone(
 def test_however_late_the_log_is_nothing_forged_stays_and_nothing_true_is_lost(
     drawn: list[tuple[str, int, Origin, int, int]],
 ) -> None:
-    at_us, kmsg, bpf = 1_000_000, [], []
-    true: dict[str, int] = {}
-    for n, (text, after_us, origin, bpf_us, kmsg_us) in enumerate(drawn):
-        at_us += after_us
-        kmsg.append(by_kmsg(text, at_us, origin=origin, delay_us=kmsg_us, seq=n))
-        bpf.append(by_bpf(text, at_us, delay_us=bpf_us))
-        true[text] = true.get(text, 0) + (origin is Origin.KERNEL)
+    kmsg, bpf = read_twice(drawn)
+    true = Counter({text: 0 for text, *_ in drawn})
+    true.update(text for text, _, origin, *_ in drawn if origin is Origin.KERNEL)
     ears = heard()
     for line in sorted([*in_order(kmsg), *in_order(bpf)], key=lambda each: each.arrival_us):
         ears.pass_time(line.arrival_us - 1)
@@ -508,17 +501,19 @@ def test_however_late_the_log_is_nothing_forged_stays_and_nothing_true_is_lost(
     ),
     st.integers(1_000_000, 4_000_000),
 )
+@example(
+    # Killed between the proofs of two lines that had gone out as one unproved event.
+    [(LOST_GPU, 3_000, Origin.KERNEL, 0, 0)] * 6
+    + [(LOST_GPU, 3_000, Origin.KERNEL, 0, 23_001), (LOST_GPU, 3_000, Origin.KERNEL, 0, 20_002)],
+    1_075_002,
+)
 def test_kill_9_at_any_moment_changes_no_count(
     drawn: list[tuple[str, int, Origin, int, int]], killed_us: int
 ) -> None:
     """eBPF does not hear again what it heard before; /dev/kmsg gives what it had not given."""
-    at_us, kmsg, bpf = 1_000_000, [], []
-    true: dict[str, int] = {}
-    for n, (text, after_us, origin, bpf_us, kmsg_us) in enumerate(drawn):
-        at_us += after_us
-        kmsg.append(by_kmsg(text, at_us, origin=origin, delay_us=kmsg_us, seq=n))
-        bpf.append(by_bpf(text, at_us, delay_us=bpf_us))
-        true[text] = true.get(text, 0) + (origin is Origin.KERNEL)
+    kmsg, bpf = read_twice(drawn)
+    true = Counter({text: 0 for text, *_ in drawn})
+    true.update(text for text, _, origin, *_ in drawn if origin is Origin.KERNEL)
     ears, is_killed = heard(), False
     was_heard = [
         line for line in in_order(bpf) if line.arrival_us < killed_us or (line.kernel_us or 0) > killed_us
@@ -534,6 +529,19 @@ def test_kill_9_at_any_moment_changes_no_count(
         proved = [event for event in ears.events() if text in event.lines and event.origin == Origin.KERNEL]
         assert sum(event.count for event in proved) == times
     assert not [event for event in ears.events() if event.origin == Origin.UNKNOWN]
+
+
+def read_twice(
+    drawn: Sequence[tuple[str, int, Origin, int, int]],
+) -> tuple[list[KernelLine], list[KernelLine]]:
+    """Lines as /dev/kmsg and as eBPF bring them: text, µs since the last one, origin, and after how many µs
+    eBPF and /dev/kmsg have it."""
+    at_us, kmsg, bpf = 1_000_000, [], []
+    for n, (text, after_us, origin, bpf_us, kmsg_us) in enumerate(drawn):
+        at_us += after_us
+        kmsg.append(by_kmsg(text, at_us, origin=origin, delay_us=kmsg_us, seq=n))
+        bpf.append(by_bpf(text, at_us, delay_us=bpf_us))
+    return kmsg, bpf
 
 
 def in_order(lines: Sequence[KernelLine]) -> list[KernelLine]:
