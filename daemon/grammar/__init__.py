@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 
 from daemon.decoded import Context, Decoded, Fault
 from daemon.event import Kind
@@ -30,6 +31,9 @@ _DRILL = "xidwatch-drill: "
 _GLUED = re.compile("NVRM: (?=Xid |GPU |The |fallen )|nvidia-nvswitch")
 _MOST_GLUED = 8
 """Places tried in one record; text that repeats the marker more often is made to waste time."""
+
+_REMEMBERED = 128
+"""Texts whose meaning is kept: every probe brings a line, and a fault that repeats brings its own again."""
 
 _SURE = frozenset({Kind.XID, Kind.SXID, Kind.GPU_LOST})
 
@@ -50,6 +54,7 @@ def decode(text: str) -> Fault | Context | None:
     return decode_sxid_line(text) or (malformed("SXid", text) if is_sxid(text) else None)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def find(text: str) -> Fault | Context | None:
     """`decode`, and if that finds no Xid, SXid or lost GPU, also behind other text of the record.
 
