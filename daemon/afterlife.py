@@ -11,6 +11,9 @@ after a process). An end before the line is told only where somebody can look wh
 the pid by now. Only what happens now is waited for, not what is read from the log of earlier, nor drills,
 whose processes are made up. After a restart nothing is waited for: what was not seen stays unknown.
 
+Of an event that nobody has proved nothing is told: a process may have written its line, and would have a
+stranger's container named by its pid. The end is kept, and told once a later witness proves the event.
+
 Belongs to the event loop's thread. No timer runs.
 """
 
@@ -79,6 +82,8 @@ class Tracker(Protocol):
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     event_id: str
+    is_proved: bool
+    """The kernel printed its line; otherwise the end is kept."""
     name: str | None
     time_us: int
     """Wall clock of the fault."""
@@ -108,7 +113,10 @@ class Afterlife:
         self._boottime_us = boottime_us
         self._waiting: OrderedDict[tuple[int, str], _Waiting] = OrderedDict()
         """By pid and event, the one that waits longest first."""
-        self._heard: OrderedDict[tuple[int, str], None] = OrderedDict()
+        self._heard: OrderedDict[tuple[int, str], bool] = OrderedDict()
+        """By pid and event: whether that was proved when it was heard last."""
+        self._kept: OrderedDict[tuple[int, str], Ended] = OrderedDict()
+        """Ends that are not told until the event is proved."""
         self.told = 0
         """Events of which it was told how their process ended."""
 
@@ -120,6 +128,7 @@ class Afterlife:
         """Hear nothing more. May be called twice."""
         self._tracker.close()
         self._waiting.clear()
+        self._kept.clear()
 
     def health(self) -> ProbeHealth:
         """State and counts of the tracker."""
@@ -140,34 +149,56 @@ class Afterlife:
     def heard(self, events: Iterable[Event]) -> None:
         """Begin to wait for the end of the process that an event names, which a later line may do first."""
         for event in events:
-            if event.process is None or event.process.pid is None or not self._is_fresh(event):
+            if (
+                event.process is None
+                or event.process.pid is None
+                or event.process.exited_after_us is not None
+            ):
                 continue
             key = (event.process.pid, event.id)
-            if event.process.exited_after_us is None and key not in self._heard:
-                self._remember(key)
+            is_proved = event.origin == Origin.KERNEL
+            if self._heard.get(key) is False and is_proved:
+                self._heard[key] = True
+                asyncio.get_running_loop().call_soon(self._proved, key, event)
+            elif key not in self._heard and self._is_fresh(event):
+                self._remember(key, is_proved=is_proved)
                 # Not at once: what is found is told in the order in which events are.
-                asyncio.get_running_loop().call_soon(self._begin, event.process.pid, event)
+                asyncio.get_running_loop().call_soon(self._begin, key, event)
 
     def _is_fresh(self, event: Event) -> bool:
-        is_the_kernels = event.origin == Origin.KERNEL and not event.drill
-        return event.kind in _KINDS and is_the_kernels and self._clock.wall_us() - event.time_us < FRESH_US
+        may_be_the_kernels = event.origin != Origin.USERSPACE and not event.drill
+        is_new = self._clock.wall_us() - event.time_us < FRESH_US
+        return event.kind in _KINDS and may_be_the_kernels and is_new
 
-    def _remember(self, key: tuple[int, str]) -> None:
-        self._heard[key] = None
+    def _remember(self, key: tuple[int, str], *, is_proved: bool) -> None:
+        self._heard[key] = is_proved
         if len(self._heard) > WAITING:
             self._heard.popitem(last=False)
 
-    def _begin(self, pid: int, event: Event) -> None:
-        now_us = self._clock.monotonic_us()
-        name = event.process.name if event.process is not None else None
-        waiting = _Waiting(event.id, name, event.time_us, now_us + WAIT_US)
-        before = self._tracker.ended(pid)
+    def _begin(self, key: tuple[int, str], event: Event) -> None:
+        waiting = self._wait_of(event)
+        before = self._tracker.ended(key[0])
         if before is not None and self._is_of(before, waiting) and not self._may_be_anothers(before, waiting):
-            self._tell(before, waiting)
-        elif self._tracker.watch(pid):
-            self._waiting[pid, event.id] = waiting
+            self._found_end(key, before, waiting)
+        elif self._tracker.watch(key[0]):
+            self._waiting[key] = waiting
+        now_us = self._clock.monotonic_us()
         while self._waiting and (len(self._waiting) > WAITING or self._oldest.until_us < now_us):
             self._waiting.popitem(last=False)
+
+    def _proved(self, key: tuple[int, str], event: Event) -> None:
+        """A later witness has proved an event: its end may be told now."""
+        waiting, kept = self._wait_of(event), self._kept.pop(key, None)
+        if key in self._waiting:
+            self._waiting[key] = waiting
+            self._waiting.move_to_end(key)
+        elif kept is not None and self._is_of(kept, waiting):
+            self._tell(kept, waiting)
+
+    def _wait_of(self, event: Event) -> _Waiting:
+        name = event.process.name if event.process is not None else None
+        until_us = self._clock.monotonic_us() + WAIT_US
+        return _Waiting(event.id, event.origin == Origin.KERNEL, name, event.time_us, until_us)
 
     @property
     def _oldest(self) -> _Waiting:
@@ -181,7 +212,7 @@ class Afterlife:
             if waiting.until_us < now_us or not self._is_of(process, waiting):
                 continue
             if self._after_us(process, waiting) >= 0 or not self._may_be_anothers(process, waiting):
-                self._tell(process, waiting)
+                self._found_end(key, process, waiting)
             elif self._tracker.watch(process.pid):
                 self._waiting[key] = waiting  # for the end of the one that has the pid now
 
@@ -206,6 +237,14 @@ class Afterlife:
     def _after_us(self, process: Ended, waiting: _Waiting) -> int:
         ended_us = self._clock.wall_us() - (self._clock.monotonic_us() - process.ended_us)
         return ended_us - waiting.time_us
+
+    def _found_end(self, key: tuple[int, str], process: Ended, waiting: _Waiting) -> None:
+        if waiting.is_proved:
+            self._tell(process, waiting)
+            return
+        self._kept[key] = process
+        if len(self._kept) > WAITING:
+            self._kept.popitem(last=False)
 
     def _tell(self, process: Ended, waiting: _Waiting) -> None:
         self.told += 1

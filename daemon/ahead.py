@@ -7,11 +7,12 @@ then they must be recognised, once each, and not be counted again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from daemon.same_line import apart, first_line, is_fragment_of
 from probes.line import KernelLine, Origin
 
 STATE_KEY = "ahead of the log"
@@ -46,18 +47,72 @@ HomeOf = Callable[[KernelLine], Led | None]
 """What a line led to; None when it led to no event."""
 
 
-def dump(lines: Iterable[Ahead], home_of: HomeOf) -> str | None:
-    """The lines, the last one first, as one line of JSON; None when there are none."""
-    rows = [_row(each, home_of(each.line)) for each in islice(lines, MOST)]
-    return json.dumps(rows) if rows else None
+def dump(lines: Sequence[tuple[Ahead, Led | None]]) -> str | None:
+    """The lines, the last one first, and what they led to, as one line of JSON; None when there are none."""
+    return json.dumps([_row(each, led) for each, led in lines]) if lines else None
 
 
 def load(text: str) -> list[tuple[Ahead, Led | None]]:
-    """What `dump` gave, the first one first, each with what it led to.
+    """The lines of a saved row, the first one first, each with what it led to.
 
     Raises ValueError, TypeError or KeyError when the text is none.
     """
     return [_ahead(row) for row in reversed(json.loads(text))]
+
+
+class SavedAhead:
+    """The row of saved state, written down anew only when the lines or what they led to have changed."""
+
+    def __init__(self, lines: Callable[[], Iterable[Ahead]], home_of: HomeOf) -> None:
+        """`lines` gives all of them, the last one first."""
+        self._lines = lines
+        self._home_of = home_of
+        self._dumped: Sequence[tuple[Ahead, Led | None]] = []
+        self._text: str | None = None
+        self._taken: str | None = None
+
+    def snapshot(self) -> Mapping[str, str]:
+        """The row, by its name; nothing when there are no lines."""
+        lines = [(each, self._home_of(each.line)) for each in islice(self._lines(), MOST)]
+        if lines != self._dumped:
+            self._dumped = lines
+            self._text = dump(lines)
+        return {} if self._text is None else {STATE_KEY: self._text}
+
+    def take_changes(self) -> tuple[Mapping[str, str], frozenset[str]]:
+        """The row, if it changed since the last call, and its name, if it is no longer needed."""
+        row, before = self.snapshot(), self._taken
+        self._taken = row.get(STATE_KEY)
+        if before == self._taken:
+            return {}, frozenset()
+        return row, frozenset() if row else frozenset({STATE_KEY})
+
+    def restored(self, text: str) -> None:
+        """This is what an earlier process had saved."""
+        self._taken = text
+
+
+class EarlierAhead:
+    """What an earlier process told before the log showed it."""
+
+    def __init__(self) -> None:
+        self.lines: list[Ahead] = []
+        """Those that the log has not shown since, the first one first."""
+
+    def take(self, told: KernelLine, kernel_us: int) -> Ahead | None:
+        """The one that the log shows here, once; None when it is none of them."""
+        near = [each for each in self.lines if _is_shown_by(told, kernel_us, each)]
+        found = min(near, key=lambda each: apart(each.line.kernel_us, kernel_us), default=None)
+        if found is not None:
+            self.lines.remove(found)
+        return found
+
+
+def _is_shown_by(told: KernelLine, kernel_us: int, ahead: Ahead) -> bool:
+    line = ahead.line
+    if line.boot_id != told.boot_id or apart(line.kernel_us, kernel_us) > ahead.tolerance_us:
+        return False
+    return first_line(line.text) == first_line(told.text) or is_fragment_of(line, told)
 
 
 def _row(ahead: Ahead, led: Led | None) -> dict[str, Any]:

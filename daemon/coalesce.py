@@ -15,24 +15,31 @@ Contract (each rule has its tests):
   fold into one overflow event per device and code.
 
 No clock of its own: kernel time decides what belongs together, arrival time when a pending
-revision is due. New revisions wait in `faults.take_published`.
+revision is due. New revisions wait in `faults.take_published`. What is learned of an event after it went
+out is `daemon.hindsight`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 
 from daemon.allowance import Allowance
-from daemon.catalog import Meaning
 from daemon.decoded import Part
-from daemon.event import Event, Kind, Process, Severity, Witness
-from daemon.fault import Facts, OpenFault, Slot, Sufferer, Trust
-from daemon.grammar import GSP_DUMP
+from daemon.event import Kind, Severity, Witness
+from daemon.fault import OpenFault, Slot, Sufferer
+from daemon.heard import Heard, add, opened_by
+from daemon.occurrence import (
+    Device,
+    belongs,
+    device_of,
+    is_loss,
+    leads_to,
+    standing,
+    tells_the_same_loss,
+)
 from daemon.open_faults import OpenFaults
 from daemon.overflow import as_overflow, fold
-from probes.line import Origin
 
 COMPLETE_AFTER_US = 100_000
 """Silence after which no more lines of an occurrence are expected."""
@@ -40,42 +47,6 @@ COMPLETE_AFTER_US = 100_000
 READING_AGAIN_US = 1_000_000
 """After a restart the further lines of an occurrence in progress may take so much longer to come:
 they stand at the end of a log that is read again from its beginning."""
-
-LONGEST_OCCURRENCE_US = 5_000_000
-"""An occurrence ends here even if its lines never fall silent: on a slow serial console the driver
-needs about 10 ms a line, so a fault of 300 lines is spread over seconds."""
-
-FALLEN_OFF_THE_BUS = 79
-
-_Device = tuple[Trust, str, str | None]
-"""Trust, boot id and PCI address: lines of one fault have them in common."""
-
-DUMP_CODES = frozenset({119, 120})
-"""Xids that the driver follows with a dump of GSP state, in lines that name no device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A decoded line with its meaning and its times, ready to be joined with others."""
-
-    slot: Slot
-    sufferer: Sufferer
-    part: Part
-    meaning: Meaning
-    process: Process | None
-    detail: Callable[[], Mapping[str, Any]]
-    """Makes the decoded fields, cleaned; most repeats never need them."""
-    text: str
-    """The log line as it may leave the program: cleaned and cut."""
-    at_us: int
-    """Kernel time, or arrival time where the source has none."""
-    wall_us: int
-    arrival_us: int
-    probe: str
-    event: Callable[[], Event]
-    """Makes the event (revision 0, count 1) whose first record this line is."""
-    seq: int | None = None
-    """kmsg sequence number, where the probe has one."""
 
 
 class Coalescer:
@@ -85,7 +56,7 @@ class Coalescer:
         self.faults = OpenFaults(quiet_gap_us)
         self.unattached = 0
         """Continuation lines that belonged to no open fault: dropped, and counted here."""
-        self._unfinished: dict[_Device, OpenFault] = {}
+        self._unfinished: dict[Device, OpenFault] = {}
         self._allowance = Allowance()
         self._allowance_of = allowance_of
 
@@ -99,8 +70,8 @@ class Coalescer:
         self._finish_silent(heard.at_us)
         if heard.part is Part.CONTINUATION:
             return self._continue(heard)
-        unfinished = self._unfinished.get(_device(heard.slot))
-        if unfinished is not None and not _belongs(unfinished, heard):
+        unfinished = self._unfinished.get(device_of(heard.slot))
+        if unfinished is not None and not belongs(unfinished, heard):
             self._finish(unfinished, heard.arrival_us)
             unfinished = None
         if heard.part is Part.OPENING:
@@ -116,11 +87,11 @@ class Coalescer:
             self._join(unfinished, heard)
             unfinished.openings.add(heard.text)
             return unfinished
-        fault = _opened_by(heard)
+        fault = opened_by(heard)
         fault.complete = False
         fault.openings.add(heard.text)
         fault.held = self._must_wait(heard)
-        self._unfinished[_device(heard.slot)] = fault
+        self._unfinished[device_of(heard.slot)] = fault
         if fault.held:
             self.faults.touch(fault)
         else:
@@ -141,18 +112,18 @@ class Coalescer:
         told = self._loss_already_told(heard)
         if told is not None:
             return told
-        fault = _opened_by(heard)
+        fault = opened_by(heard)
         self._admit(fault, heard.arrival_us)
         return fault
 
     def _continue(self, heard: Heard) -> OpenFault | None:
         """Add a line that cannot open a fault to the one it can belong to, held or published."""
-        unfinished = self._unfinished.get(_device(heard.slot))
+        unfinished = self._unfinished.get(device_of(heard.slot))
         if unfinished is not None and unfinished.slot == heard.slot:
             self._join(unfinished, heard)
             return unfinished
         if heard.slot.device is None:  # a line of a dump, or of a failed start: whichever fault led to it
-            known = self.faults.latest(heard.at_us, lambda slot: _leads_to(slot, heard.slot))
+            known = self.faults.latest(heard.at_us, lambda slot: leads_to(slot, heard.slot))
             if known is None:
                 self.unattached += 1
                 return None
@@ -168,9 +139,9 @@ class Coalescer:
         The bare "fallen off the bus" line after an Xid 79 adds nothing but itself; an Xid 79 after
         that line is the same loss under its proper name.
         """
-        if not _is_loss(heard.slot):
+        if not is_loss(heard.slot):
             return None
-        known = self.faults.latest(heard.at_us, lambda slot: _tells_the_same_loss(slot, heard.slot))
+        known = self.faults.latest(heard.at_us, lambda slot: tells_the_same_loss(slot, heard.slot))
         if known is None:
             return None
         if heard.slot.kind is Kind.XID and known.slot.kind is Kind.GPU_LOST:
@@ -187,12 +158,12 @@ class Coalescer:
         """Take the log's first line of a fault that another witness told of without one: from now on the
         event says what the log says, under the id with which it went out."""
         self._finish_silent(heard.at_us)
-        unfinished = self._unfinished.get(_device(heard.slot))
-        if unfinished is not None and _belongs(unfinished, heard):
+        unfinished = self._unfinished.get(device_of(heard.slot))
+        if unfinished is not None and belongs(unfinished, heard):
             return self.line(heard)
         if unfinished is not None:
             self._finish(unfinished, heard.arrival_us)
-        first, before = _opened_by(heard), told.event
+        first, before = opened_by(heard), told.event
         self.faults.move(told, heard.slot, heard.sufferer)
         told.event = replace(
             first.event,
@@ -209,13 +180,13 @@ class Coalescer:
         if heard.part is Part.OPENING:
             told.complete = False
             told.openings.add(heard.text)
-            self._unfinished[_device(heard.slot)] = told
+            self._unfinished[device_of(heard.slot)] = told
         self.faults.revise(told, heard.arrival_us)
         return told
 
     def _extend(self, known: OpenFault, heard: Heard) -> OpenFault:
         """Add a line to an event that is already out."""
-        _add(known, heard)
+        add(known, heard)
         self.faults.revise(known, heard.arrival_us)
         return known
 
@@ -229,14 +200,14 @@ class Coalescer:
                 self.faults.move(fault, fault.slot, heard.sufferer)
         for name, value in heard.detail().items():
             fault.detail.setdefault(name, value)
-        _add(fault, heard)
+        add(fault, heard)
         self.faults.touch(fault)
 
     # -- complete ----------------------------------------------------------------------------
 
     def _finish(self, fault: OpenFault, now_us: int) -> None:
         """No more lines of this occurrence: revision 2, or a held one finds out what it is."""
-        del self._unfinished[_device(fault.slot)]
+        del self._unfinished[device_of(fault.slot)]
         fault.complete = True
         fault.openings.clear()
         if not fault.held:
@@ -300,136 +271,12 @@ class Coalescer:
         fault.heard(at_us=at_us, wall_us=wall_us, arrival_us=at_us)
         self.faults.revise(fault, at_us)
 
-    def say_more(self, fault: OpenFault, now_us: int) -> None:
-        """More is known of a gap or a probe event."""
-        fault.changed = True
-        self._revise_or_say(fault, now_us)
-
-    def witness(self, home: OpenFault | None, probe: str, now_us: int, delay_us: int) -> None:
-        """A second probe saw a record: the event it led to names it, once a probe."""
-        home = _standing(home)
-        if home is None or any(witness.probe == probe for witness in home.witnesses):
-            return
-        home.witnesses += (Witness(probe, delay_us),)
-        home.changed = True
-        self.faults.revise(home, now_us)
-
-    def prove(self, home: OpenFault | None, heard: Heard, delay_us: int, known_as: str) -> bool:
-        """The log shows the true form of a line which was published before, as `known_as`.
-
-        An unconfirmed event is raised in place: from now on it says what the proved lines say, and no
-        more. False when no event of its own came of the line: then it is to be taken as any other.
-        """
-        home = self._finished(home, heard.arrival_us)
-        if home is None or home.event.revision == 0 or home.slot.kind is Kind.OVERFLOW:
-            return False
-        self.witness(home, heard.probe, heard.arrival_us, delay_us)
-        if home.slot.trust is Trust.UNPROVED:
-            self._raise(home, heard)
-        elif home.slot.trust is Trust.PROVED:
-            if not home.lines:  # told of without a line so far
-                home.detail = {}
-            home.correct_line(known_as, heard.text)
-            self._name_process(home, heard)
-            for name, value in heard.detail().items():
-                home.detail.setdefault(name, value)
-            if heard.meaning.severity.rank > home.event.severity.rank:
-                home.take_meaning(heard.meaning)
-            self._revise_or_say(home, heard.arrival_us)
-        return True
-
-    def raise_to(self, home: OpenFault, told: OpenFault, delay_us: int) -> OpenFault:
-        """Raise an unconfirmed event to what another witness told of it, without a line; gives it back."""
-        home = self._finished(home, told.last_arrival_us) or home
-        before, [witness] = home.event, told.witnesses
-        home.event = replace(
-            told.event,
-            id=before.id,
-            revision=before.revision,
-            time_us=before.time_us,
-            incident=before.incident,
-        )
-        home.lines, home.lines_dropped, home.process, home.gpu = [], 0, None, None
-        home.detail, home.unproved = dict(told.detail), 0
-        home.witnesses += (Witness(witness.probe, delay_us),)
-        home.changed = True
-        self._move_or_end(home, told.slot, told.sufferer, told.last_us, told.last_arrival_us)
-        return home
-
-    def _move_or_end(self, home: OpenFault, slot: Slot, sufferer: Sufferer, at_us: int, now_us: int) -> None:
-        """Publish a raised event in the place that is now its own."""
-        if self.faults.holds(home) and self.faults.find(slot, sufferer, at_us) is None:
-            self.faults.move(home, slot, sufferer)
-            self.faults.publish(home, now_us)
-            return
-        # Another one has that place: they were told as two, and stay two.
-        self.faults.end(home, now_us)
-        home.slot, home.sufferer = slot, sufferer
-
-    def _name_process(self, home: OpenFault, heard: Heard) -> None:
-        """The line tells of a process, and what was published before did not."""
-        if heard.process is None or home.process is not None:
-            return
-        home.process = heard.process
-        home.changed = True
-        if self.faults.holds(home) and self.faults.find(heard.slot, heard.sufferer, heard.at_us) is None:
-            self.faults.move(home, heard.slot, heard.sufferer)
-
-    def disprove(self, home: OpenFault | None, heard: Heard, delay_us: int) -> None:
-        """The log shows that a process wrote a line which was published unconfirmed.
-
-        An event of nothing else is taken back: it is a drill from now on, and says who wrote it.
-        """
-        home = self._finished(home, heard.arrival_us)
-        if home is None or home.event.revision == 0 or home.slot.trust is Trust.DRILL:
-            return
-        home.unproved -= 1
-        home.changed = True
-        if home.slot.trust is Trust.UNPROVED and home.unproved <= 0:
-            home.count += home.disproved
-            home.event = replace(home.event, origin=Origin.USERSPACE, drill=True)
-            self.witness(home, heard.probe, heard.arrival_us, delay_us)
-            self.faults.end(home, heard.arrival_us)
-        else:
-            home.disproved += home.count > 1
-            home.count = max(1, home.count - 1)
-            self._revise_or_say(home, heard.arrival_us)
-
-    def _finished(self, home: OpenFault | None, now_us: int) -> OpenFault | None:
-        """The event that a line led to, with its first occurrence complete."""
-        home = _standing(home)
-        if home is not None and self._unfinished.get(_device(home.slot)) is home:
+    def finished(self, home: OpenFault | None, now_us: int) -> OpenFault | None:
+        """The event that a line led to, with its first occurrence complete at arrival time `now_us`."""
+        home = standing(home)
+        if home is not None and self._unfinished.get(device_of(home.slot)) is home:
             self._finish(home, now_us)
-        return _standing(home)
-
-    def _raise(self, home: OpenFault, heard: Heard) -> None:
-        named = heard.event()
-        home.event = replace(
-            home.event, origin=Origin.KERNEL, kmsg_seq=heard.seq, gpu=named.gpu, nvswitch=named.nvswitch
-        )
-        if home.gpu is not None and named.gpu is not None:
-            home.gpu = replace(home.gpu, mig=named.gpu.mig)
-        home.take_meaning(heard.meaning)
-        home.lines, home.lines_dropped = [heard.text], 0
-        home.detail = dict(heard.detail())
-        if home.process is None or heard.process is None or home.process.pid != heard.process.pid:
-            home.process = heard.process
-        home.unproved -= 1
-        home.changed = True
-        self._move_or_end(home, heard.slot, heard.sufferer, heard.at_us, heard.arrival_us)
-
-    def _revise_or_say(self, fault: OpenFault, now_us: int) -> None:
-        """Publish what was learned, at once where the fault is no longer in the table."""
-        if self.faults.holds(fault):
-            self.faults.revise(fault, now_us)
-        else:
-            self.faults.end(fault, now_us)
-
-    def learn(self, event_id: str, facts: Facts, now_us: int) -> None:
-        """Something was found out about an event that is still open; of one that is over nothing changes."""
-        found = next((fault for fault in self.faults if fault.event.id == event_id), None)
-        if found is not None and found.learn(facts):
-            self.faults.revise(found, now_us)
+        return standing(home)
 
     # -- time --------------------------------------------------------------------------------
 
@@ -477,82 +324,8 @@ class Coalescer:
         for fault in faults:
             if not fault.complete:
                 fault.last_arrival_us = now_us + READING_AGAIN_US
-                self._unfinished[_device(fault.slot)] = fault
+                self._unfinished[device_of(fault.slot)] = fault
             if not fault.held:
                 self.faults.add(fault)
                 if fault.changed:
                     self.faults.revise(fault, fault.published_us)
-
-
-def _device(slot: Slot) -> _Device:
-    return (slot.trust, slot.boot_id, slot.device)
-
-
-def _standing(fault: OpenFault | None) -> OpenFault | None:
-    """The fault, or the one into which it was counted."""
-    while fault is not None and fault.absorbed_by is not None:
-        fault = fault.absorbed_by
-    return fault
-
-
-def _is_loss(slot: Slot) -> bool:
-    return slot.kind is Kind.GPU_LOST or (slot.kind, slot.what) == (Kind.XID, FALLEN_OFF_THE_BUS)
-
-
-def _tells_the_same_loss(slot: Slot, other: Slot) -> bool:
-    """True for the two ways of telling one loss; two Xid 79s are compared by pid like any other fault."""
-    both_79 = slot.kind is Kind.XID and other.kind is Kind.XID
-    return _is_loss(slot) and _device(slot) == _device(other) and not both_79
-
-
-def _leads_to(slot: Slot, later: Slot) -> bool:
-    """True when a fault of `slot` can be the one that a line without a device goes on about."""
-    if slot[:2] != later[:2]:  # trust, boot
-        return False
-    if later.what == GSP_DUMP:
-        return slot.kind is Kind.XID and slot.what in DUMP_CODES
-    return (slot.kind, slot.what) == (later.kind, later.what)
-
-
-def _belongs(unfinished: OpenFault, heard: Heard) -> bool:
-    """True when the line can be the next one of the occurrence in progress."""
-    mig, pid = unfinished.sufferer
-    return (
-        unfinished.slot == heard.slot
-        and mig == heard.sufferer.mig
-        and (pid is None or heard.sufferer.pid is None or pid == heard.sufferer.pid)
-        and heard.part is not Part.WHOLE
-        and (heard.part is not Part.OPENING or heard.text not in unfinished.openings)
-        and abs(heard.at_us - unfinished.began_us) <= LONGEST_OCCURRENCE_US
-    )
-
-
-def _opened_by(heard: Heard) -> OpenFault:
-    event = heard.event()
-    return OpenFault(
-        slot=heard.slot,
-        sufferer=heard.sufferer,
-        event=event,
-        count=1,
-        began_us=heard.at_us,
-        last_us=heard.at_us,
-        last_time_us=heard.wall_us,
-        last_arrival_us=heard.arrival_us,
-        lines=[heard.text],
-        process=heard.process,
-        detail=dict(event.detail),
-        witnesses=(Witness(heard.probe, 0),),
-        unproved=_unproved(heard),
-    )
-
-
-def _unproved(heard: Heard) -> int:
-    return int(heard.slot.trust is Trust.UNPROVED)
-
-
-def _add(fault: OpenFault, heard: Heard) -> None:
-    fault.add_line(heard.text)
-    fault.unproved += _unproved(heard)
-    if heard.meaning.severity.rank > fault.event.severity.rank:
-        fault.take_meaning(heard.meaning)
-    fault.heard(at_us=heard.at_us, wall_us=heard.wall_us, arrival_us=heard.arrival_us)

@@ -13,23 +13,37 @@ Contract:
 * One line of the log confirms one line from eBPF: two real repeats are never merged, and an old true
   line does not vouch for a forged copy. Lines are matched by text and by stamp, with the offset of the
   two clocks learned; until that is known by order, and only among lines read at about the same time.
+* What eBPF heard may be a fragment of the log's record (`daemon.fragment`): that record is the same line
+  then. Where it begins with other text it does not prove it, and where a process began it, does not
+  disprove it.
 
 Synchronous and without a clock of its own; owned by the pipeline.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from daemon.ahead import Ahead
+from daemon.ahead import Ahead, EarlierAhead
+from daemon.fragment import beginning
 from daemon.log_reading import LogReading
-from daemon.shelf import REMEMBERED, Shelf
+from daemon.look_match import pairs, unused
+from daemon.records_seen import RecordsSeen
+from daemon.same_line import (
+    apart,
+    as_logged,
+    first_line,
+    is_unproved,
+    is_whole,
+    may_be_same,
+    stamp_of,
+)
+from daemon.shelf import Shelf
 from probes.bpf.probe import NAME as BPF
 from probes.klog import NAME as KLOG
 from probes.klog import Look
-from probes.kmsg import NAME as KMSG
 from probes.line import KernelLine, Origin
 
 PATIENCE_US = 20_000
@@ -44,7 +58,6 @@ _LATER_US = 2_000_000
 """Without the offset: a line of the log is read so much later than eBPF hears it, at most (klog looks
 once a second)."""
 _EARLIER_US = 250_000
-_SLACK_US = 5_000
 _CONTRADICTS_US = 100_000
 
 
@@ -61,7 +74,7 @@ class Proof:
 @dataclass(slots=True, eq=False)
 class _Doubt:
     line: KernelLine
-    gone: KernelLine | None = None
+    gone: Ahead | None = None
     """As it went on before the log showed it; None while it waits."""
     settled: bool = False
 
@@ -77,10 +90,9 @@ class Confirmation:
         self._looked_us: int | None = None
         self._doubts: Shelf[_Doubt] = Shelf()
         self._told: Shelf[KernelLine] = Shelf()  # of the log, and not heard by eBPF yet
-        self._earlier: list[Ahead] = []
+        self._earlier = EarlierAhead()
         self._waiting: deque[_Doubt] = deque()
-        self._seen: OrderedDict[tuple[int, str], dict[str, int]] = OrderedDict()
-        self._unproved: OrderedDict[tuple[int, str], KernelLine] = OrderedDict()  # of klog
+        self._records = RecordsSeen()
 
     def begin(self, newest_us: int) -> None:
         """The log's newest line is of kernel time `newest_us`, and eBPF has heard nothing yet."""
@@ -133,16 +145,17 @@ class Confirmation:
         What went on unconfirmed is left to the probes: they bring the log's own stamps and numbers.
         """
         ready: list[KernelLine] = []
-        shown = self._unused(look)
+        shown = unused(look, self._records.heard)
         is_known = self._clock.kernel_us(now_us) is not None
         for text, doubts in self._waiting_by_text().items():
-            for doubt, (kernel_us, origin, nth) in self._pairs(doubts, shown.get(text, []), look, now_us):
+            found = pairs(doubts, shown.get(text, []), self._clock, newest_us=look.newest_us, now_us=now_us)
+            for doubt, (kernel_us, origin, nth) in found:
                 self._settle(doubt)
                 if kernel_us is not None:
-                    self._note(kernel_us, text)[BPF] = nth
+                    self._records.hear_up_to(nth, kernel_us, text)
                     self._forget_told(kernel_us, text)
                     if is_known or len(doubts) == len(shown[text]) == 1:
-                        self._clock.learn(_stamp(doubt.line), kernel_us)
+                        self._clock.learn(stamp_of(doubt.line), kernel_us)
                 stamp = doubt.line.kernel_us if kernel_us is None else kernel_us
                 ready.append(replace(doubt.line, kernel_us=stamp, origin=origin))
         return sorted(ready, key=lambda line: line.arrival_us)
@@ -153,7 +166,7 @@ class Confirmation:
 
         That line waits no longer, and the log's is news: the driver's word is what the log will prove."""
         for doubt in reversed(self._waiting):
-            if not doubt.settled and is_named(doubt.line.text, _stamp(doubt.line)):
+            if not doubt.settled and is_named(doubt.line.text, stamp_of(doubt.line)):
                 self._settle(doubt)
                 return doubt.line
         return None
@@ -163,34 +176,37 @@ class Confirmation:
     def ahead(self) -> Iterator[Ahead]:
         """The lines that went on before the log showed them, the last one first."""
         for doubt in reversed(self._doubts):
-            if doubt.gone is not None:
-                yield Ahead(doubt.gone, _stamp(doubt.line), self._tolerance_us(doubt.line))
-        yield from reversed(self._earlier)
+            if doubt.gone is None:
+                continue
+            # What the clock said of it is in doubt where the clock has been forgotten since.
+            is_known = self._clock.kernel_us(doubt.gone.stamp_us) is not None
+            yield doubt.gone if is_known else replace(doubt.gone, tolerance_us=_LATER_US)
+        yield from reversed(self._earlier.lines)
 
     def restore(self, ahead: Iterable[Ahead]) -> None:
         """Go on with those of an earlier process."""
-        self._earlier = list(ahead)
+        self._earlier.lines = list(ahead)
 
     def _go_ahead(self, doubt: _Doubt, origin: Origin = Origin.UNKNOWN) -> KernelLine:
-        stamp = _stamp(doubt.line)
+        stamp = stamp_of(doubt.line)
         kernel_us = self._clock.kernel_us(stamp)
-        doubt.gone = replace(doubt.line, origin=origin, kernel_us=stamp if kernel_us is None else kernel_us)
-        return doubt.gone
-
-    def _tolerance_us(self, line: KernelLine) -> int:
-        """How far the kernel time with which a line went on may be from the log's."""
-        stamp = _stamp(line)
-        return _LATER_US if self._clock.kernel_us(stamp) is None else self._clock.tolerance_us(stamp)
+        line = replace(doubt.line, origin=origin, kernel_us=stamp if kernel_us is None else kernel_us)
+        tolerance_us = _LATER_US if kernel_us is None else self._clock.tolerance_us(stamp)
+        doubt.gone = Ahead(line, stamp, tolerance_us)
+        return line
 
     # -- one line ----------------------------------------------------------------------------
 
-    def _heard(self, line: KernelLine) -> Sequence[KernelLine]:
-        line = replace(line, printed_us=_stamp(line))
+    def _heard(self, line: KernelLine) -> Sequence[KernelLine | Proof]:
+        line = replace(line, printed_us=stamp_of(line))
         told = self._told_of(line)
         if told is not None:
-            return (self._second_witness(line, told),)
+            logged = self._second_witness(line, told)
+            if line.origin is Origin.KERNEL and is_unproved(told):
+                return (_proof_by(line, told),)
+            return (logged,)
         doubt = _Doubt(line)
-        self._doubts.add(_first_line(line.text), _stamp(line), line.arrival_us, doubt)
+        self._doubts.add(beginning(line.text), stamp_of(line), line.arrival_us, doubt)
         if line.origin is not Origin.UNKNOWN:  # its hook sees the facility: only the stamp is not the log's
             return (self._go_ahead(doubt, line.origin),)
         self._waiting.append(doubt)
@@ -198,75 +214,55 @@ class Confirmation:
 
     def _second_witness(self, heard: KernelLine, told: KernelLine) -> KernelLine:
         self._told.remove(told)
-        self._count_heard(told, _first_line(told.text))
-        return _as_logged(heard, told)
+        self._records.hear(told)
+        return as_logged(heard, told)
 
     def _of_the_log(self, line: KernelLine, kernel_us: int) -> Sequence[KernelLine | Proof]:
-        text = _first_line(line.text)
-        seen = self._note(kernel_us, text)
-        before = max(seen.values(), default=0)
-        seen[line.probe] = seen.get(line.probe, 0) + 1
-        if seen[line.probe] <= before:  # known through another probe already, and so is whether eBPF heard it
-            unproved = self._unproved.pop((kernel_us, text), None) if line.probe != KLOG else None
+        if self._records.is_known(line, kernel_us):
+            unproved = self._records.take_unproved(line, kernel_us)
             return (line,) if unproved is None else (Proof(unproved, line),)
-        if line.origin is Origin.UNKNOWN:
-            self._remember_unproved(line, kernel_us, text)
-        ahead = self._heard_earlier(line, kernel_us)
+        ahead = self._earlier.take(line, kernel_us)
         if ahead is not None:
-            self._earlier.remove(ahead)
-            self._count_heard(line, text)
+            self._records.hear(line)
             return (Proof(ahead.line, line),)
         doubt = self._doubt_of(line, kernel_us)
         if doubt is None:
-            self._told.add(text, kernel_us, line.arrival_us, line)
+            self._told.add(beginning(line.text), kernel_us, line.arrival_us, line)
             return (line,)
         self._settle(doubt)
-        self._count_heard(line, text)
+        self._records.hear(line)
         if doubt.gone is not None:
-            return (Proof(doubt.gone, line),)
-        return (_as_logged(doubt.line, line), line)
-
-    def _remember_unproved(self, line: KernelLine, kernel_us: int, text: str) -> None:
-        self._unproved[kernel_us, text] = line
-        if len(self._unproved) > REMEMBERED:
-            self._unproved.popitem(last=False)
+            return (Proof(doubt.gone.line, line),)
+        return (as_logged(doubt.line, line), line)
 
     def _settle(self, doubt: _Doubt) -> None:
         doubt.settled = True
         self._doubts.remove(doubt)
 
-    def _count_heard(self, told: KernelLine, text: str) -> None:
-        """eBPF has heard this line of the log."""
-        if told.kernel_us is not None:
-            seen = self._note(told.kernel_us, text)
-            seen[BPF] = seen.get(BPF, 0) + 1
-
     def _forget_told(self, kernel_us: int, text: str) -> None:
-        for told in self._told.near(text, kernel_us, 0)[:1]:
+        same = (
+            each for each in self._told.near(beginning(text), kernel_us, 0) if first_line(each.text) == text
+        )
+        if (told := next(same, None)) is not None:
             self._told.remove(told)
-
-    def _note(self, kernel_us: int, text: str) -> dict[str, int]:
-        """How often each probe has shown the record of this stamp and text."""
-        seen = self._seen.get((kernel_us, text))
-        if seen is None:
-            seen = self._seen[kernel_us, text] = {}
-            if len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-        return seen
 
     # -- matching ----------------------------------------------------------------------------
 
     def _told_of(self, heard: KernelLine, *, sure: bool = True) -> KernelLine | None:
         """The line of the log that eBPF hears here; unless `sure`, also one with a stamp that is far off."""
-        text, stamp = _first_line(heard.text), _stamp(heard)
+        text, stamp = beginning(heard.text), stamp_of(heard)
         expected = self._clock.kernel_us(stamp)
         if expected is None:
             near = [told for told in self._told.of(text) if self._in_order(heard, told)]
         else:
             within_us = self._clock.sure_us(stamp) if sure else self._clock.tolerance_us(stamp)
             near = list(self._told.near(text, expected, within_us))
-        possible = [told for told in near if _may_be_same(heard, told)]
-        nearest = min(possible, key=lambda told: _apart(expected, told.kernel_us), default=None)
+        possible = [told for told in near if may_be_same(heard, told)]
+        nearest = min(
+            possible,
+            key=lambda told: (not is_whole(heard, told), apart(expected, told.kernel_us)),
+            default=None,
+        )
         if nearest is not None:
             self._learn(heard, nearest, len(possible))
         return nearest
@@ -274,24 +270,30 @@ class Confirmation:
     def _doubt_of(self, told: KernelLine, kernel_us: int) -> _Doubt | None:
         """The line from eBPF that the log shows here. One with a stamp that is far off only when it is out:
         the right one may be on its way, and `expire` looks for what is left."""
-        text, stamp = _first_line(told.text), self._clock.monotonic_us(kernel_us)
+        text, stamp = beginning(told.text), self._clock.monotonic_us(kernel_us)
         if stamp is None or self._clock.kernel_us(stamp) is None:
             stamp = None
             near = [doubt for doubt in self._doubts.of(text) if self._in_order(doubt.line, told)]
+            possible = [doubt for doubt in near if may_be_same(doubt.line, told)]
         else:
-            near = list(self._doubts.near(text, stamp, self._clock.sure_us(stamp)))
+            near = [*self._doubts.near(text, stamp, self._clock.sure_us(stamp))]
             far = self._doubts.near(text, stamp, self._clock.tolerance_us(stamp))
-            near = near or [doubt for doubt in far if doubt.gone is not None]
-        possible = [doubt for doubt in near if _may_be_same(doubt.line, told)]
-        nearest = min(possible, key=lambda doubt: _apart(stamp, _stamp(doubt.line)), default=None)
+            possible = [doubt for doubt in near if may_be_same(doubt.line, told)] or [
+                doubt for doubt in far if doubt.gone is not None and may_be_same(doubt.line, told)
+            ]
+        nearest = min(
+            possible,
+            key=lambda doubt: (not is_whole(doubt.line, told), apart(stamp, stamp_of(doubt.line))),
+            default=None,
+        )
         if nearest is not None:
             self._learn(nearest.line, told, len(possible))
         return nearest
 
     def _learn(self, heard: KernelLine, told: KernelLine, possible: int) -> None:
-        is_known = self._clock.kernel_us(_stamp(heard)) is not None
+        is_known = self._clock.kernel_us(stamp_of(heard)) is not None
         if told.kernel_us is not None and possible == 1 and (is_known or self._reading.is_complete):
-            self._clock.learn(_stamp(heard), told.kernel_us)
+            self._clock.learn(stamp_of(heard), told.kernel_us)
 
     def _in_order(self, heard: KernelLine, told: KernelLine) -> bool:
         """Without the offset: whether the two were read at about the same time."""
@@ -304,100 +306,27 @@ class Confirmation:
             return told.wall_is_estimate
         return told.kernel_us <= self._began_us
 
-    def _heard_earlier(self, told: KernelLine, kernel_us: int) -> Ahead | None:
-        """What an earlier process had heard ahead of the log, and the log shows here."""
-        text = _first_line(told.text)
-        near = [
-            each
-            for each in self._earlier
-            if _first_line(each.line.text) == text
-            and each.line.boot_id == told.boot_id
-            and _apart(each.line.kernel_us, kernel_us) <= each.tolerance_us
-        ]
-        return min(near, key=lambda each: _apart(each.line.kernel_us, kernel_us), default=None)
-
     def _may_come(self, line: KernelLine) -> bool:
         """True while /dev/kmsg has not been read as far as this line."""
-        return self._reading.hears and not self._reading.is_past(_stamp(line))
+        return self._reading.hears and not self._reading.is_past(stamp_of(line))
 
     def _has_twin(self, line: KernelLine) -> bool:
         """True when a line of the log that was read at about the same time has its text."""
         return any(
-            not told.wall_is_estimate and abs(told.arrival_us - line.arrival_us) <= _CONTRADICTS_US
-            for told in self._told.of(_first_line(line.text))
+            not told.wall_is_estimate
+            and abs(told.arrival_us - line.arrival_us) <= _CONTRADICTS_US
+            and first_line(told.text) == first_line(line.text)
+            for told in self._told.of(beginning(line.text))
         )
 
     def _waiting_by_text(self) -> dict[str, list[_Doubt]]:
         found: dict[str, list[_Doubt]] = {}
         for doubt in self._waiting:
             if not doubt.settled:
-                found.setdefault(_first_line(doubt.line.text), []).append(doubt)
+                found.setdefault(first_line(doubt.line.text), []).append(doubt)
         return found
 
-    def _unused(self, look: Look) -> dict[str, list[_Shown]]:
-        """What the log shows and eBPF is not known to have heard yet, by text, oldest first."""
-        counts: dict[tuple[int | None, str], int] = {}
-        found: dict[str, list[_Shown]] = {}
-        for line in look.lines:
-            nth = counts[line.kernel_us, line.text] = counts.get((line.kernel_us, line.text), 0) + 1
-            seen = {} if line.kernel_us is None else self._seen.get((line.kernel_us, line.text), {})
-            if nth > seen.get(BPF, 0) and line.origin is not Origin.UNKNOWN:
-                found.setdefault(line.text, []).append((line.kernel_us, line.origin, nth))
-        return found
 
-    def _pairs(
-        self, doubts: Sequence[_Doubt], shown: Sequence[_Shown], look: Look, now_us: int
-    ) -> Iterable[tuple[_Doubt, _Shown]]:
-        """Which line of the log is which: by stamp, or the newest with the newest."""
-        if doubts and self._clock.kernel_us(_stamp(doubts[0].line)) is not None:
-            return self._by_stamp(doubts, shown)
-        if look.newest_us is not None:
-            # The log's clock is at `newest_us` at least, and the first of them is not older than its age.
-            oldest_us = look.newest_us - (now_us - _stamp(doubts[0].line)) - _SLACK_US
-            shown = [each for each in shown if each[0] is None or each[0] >= oldest_us]
-        if len(shown) != len(doubts) and len({origin for _, origin, _ in shown}) > 1:
-            return []  # some are the kernel's and some are not: which is which is not known
-        return list(zip(reversed(doubts), reversed(shown), strict=False))
-
-    def _by_stamp(self, doubts: Sequence[_Doubt], shown: Sequence[_Shown]) -> Iterable[tuple[_Doubt, _Shown]]:
-        left = [each for each in shown if each[0] is not None]
-        found: dict[_Doubt, _Shown] = {}
-        for within_us in (self._clock.sure_us, self._clock.tolerance_us):
-            for doubt in (each for each in doubts if each not in found):
-                stamp = _stamp(doubt.line)
-                expected = self._clock.kernel_us(stamp)
-                near = min(left, key=lambda each: _apart(expected, each[0]), default=None)
-                if near is not None and _apart(expected, near[0]) <= within_us(stamp):
-                    left.remove(near)
-                    found[doubt] = near
-        return found.items()
-
-
-_Shown = tuple[int | None, Origin, int]
-"""Kernel time and origin of a line in the log, and which of the records of that time and text it is."""
-
-
-def _stamp(line: KernelLine) -> int:
-    """When eBPF heard it printed, by CLOCK_MONOTONIC."""
-    if line.printed_us is not None:
-        return line.printed_us
-    return line.arrival_us if line.kernel_us is None else line.kernel_us
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
-
-
-def _apart(one_us: int | None, other_us: int | None) -> int:
-    """How far apart two times are; 0 where one is not known, so that only the order counts."""
-    return 0 if one_us is None or other_us is None else abs(one_us - other_us)
-
-
-def _may_be_same(heard: KernelLine, told: KernelLine) -> bool:
-    """True unless the whole texts differ, where the log gives all of it."""
-    return told.probe != KMSG or told.text == heard.text
-
-
-def _as_logged(heard: KernelLine, told: KernelLine) -> KernelLine:
-    """What eBPF heard, under the identity that the log gives it."""
-    return replace(heard, text=told.text, origin=told.origin, kernel_us=told.kernel_us, seq=told.seq)
+def _proof_by(heard: KernelLine, told: KernelLine) -> Proof:
+    """eBPF was told who printed this, and the log could not show it."""
+    return Proof(replace(told, origin=Origin.UNKNOWN), replace(heard, kernel_us=told.kernel_us, seq=told.seq))

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from daemon.ahead import Ahead
+from daemon.fragment import place_of
 from daemon.log_clock import LogClock
 from daemon.shelf import Shelf
 from daemon.witness import Sighting
@@ -69,7 +70,8 @@ class _Alone:
 
 def names(said: str, text: str) -> bool:
     """True when the driver's word `said` is the line `text` word for word, but for what it never tells:
-    process, instance, number of the switch, and an earlier Xid."""
+    process, instance, number of the switch, and an earlier Xid. Other text may stand before the line."""
+    text = text[place_of(text) :]
     spoken, printed = _key(said), _key(text)
     if spoken is None or printed is None or spoken.shelf != printed.shelf or not _BEGINS.match(text):
         return False

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from daemon.catalog import Meaning, detail, meaning
-from daemon.coalesce import Heard
 from daemon.decoded import Fault
 from daemon.event import Event, Kind, Process, Severity, Witness, event_id
 from daemon.fault import Slot, Sufferer, Trust
+from daemon.heard import Heard
 from daemon.knowledge import Knowledge
 from daemon.text import clean
 from probes.line import KernelLine, Origin

@@ -26,13 +26,14 @@ from enum import StrEnum
 from typing import Final
 
 from daemon.catalog import Meaning, meaning, meaning_of
-from daemon.coalesce import Heard
 from daemon.decoded import Fault, Part
 from daemon.event import Action, Blame, Gpu, Kind, Mig, Severity
 from daemon.fault import OpenFault, Slot, Trust
+from daemon.heard import Heard
 from daemon.lineless import opened
 from probes.bpf.probe import NAME as BPF
 from probes.klog import NAME as KLOG
+from probes.kmsg import NAME as KMSG
 
 PROBE: Final = "nvml"
 """Name of this witness."""
@@ -126,8 +127,8 @@ class NvmlWitness:
 
     @staticmethod
     def unproved(event: NvmlEvent, faults: Iterable[OpenFault]) -> OpenFault | None:
-        """Of the published faults that only eBPF or syslog(2) gave, and nobody has proved, the nearest one
-        that it can tell of; None when there is none."""
+        """Of the published faults that eBPF or syslog(2) gave, and nobody has proved, the nearest one that it
+        can tell of; None when there is none."""
         return min(
             (fault for fault in faults if _may_tell_of_unproved(event, fault)),
             key=lambda fault: abs(event.wall_us - fault.last_time_us),
@@ -281,13 +282,15 @@ def _tells_of(event: NvmlEvent, fault: OpenFault) -> bool:
 
 def _may_tell_of_unproved(event: NvmlEvent, fault: OpenFault) -> bool:
     slot = fault.slot
+    probes = {witness.probe for witness in fault.witnesses}
     return (
         (slot.trust, slot.boot_id, slot.device) == (Trust.UNPROVED, event.boot_id, event.pci)
         and slot.kind is Kind.XID
         and event.xid is not None
         and fault.event.code == event.xid
         and fault.event.revision > 0
-        and {witness.probe for witness in fault.witnesses} <= {BPF, KLOG}
+        and not probes.isdisjoint({BPF, KLOG})
+        and probes <= {BPF, KLOG, KMSG}
         and _is_near(fault, event.wall_us)
     )
 

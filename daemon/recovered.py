@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from daemon.fault import OpenFault
 from daemon.log_reading import LogReading
+from daemon.occurrence import standing
 from daemon.witness import Sighting
 from probes.bpf.probe import NAME as BPF
 from probes.kmsg import NAME as KMSG
@@ -73,6 +74,5 @@ class Recovered:
 
 
 def _is_proved(home: OpenFault | None) -> bool:
-    while home is not None and home.absorbed_by is not None:
-        home = home.absorbed_by
+    home = standing(home)
     return home is not None and home.event.origin is Origin.KERNEL

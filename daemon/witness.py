@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from daemon.ahead import Led
 from daemon.fault import OpenFault, Trust
+from daemon.occurrence import standing
 from probes.line import KernelLine
 
 REMEMBERED = 4096
@@ -80,9 +81,7 @@ class Witnesses:
         """What the record seen as `line` led to; None when it led to no event."""
         identity = _identity(line)
         sighting = self._sightings.get(identity) if identity is not None else None
-        home = sighting.home if sighting is not None else None
-        while home is not None and home.absorbed_by is not None:
-            home = home.absorbed_by
+        home = standing(sighting.home) if sighting is not None else None
         return Led(home.event.id, home.slot.trust is Trust.PROVED) if home is not None else None
 
 

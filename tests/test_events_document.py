@@ -37,9 +37,7 @@ def test_the_tables_of_gpu_and_process_have_each_of_their_keys() -> None:
     assert keys(r"process\.") == names(ProcessOut)
 
 
-@pytest.mark.parametrize(
-    ("title", "words"), [("Kinds", Kind), ("Severities", Severity), ("Actions", Action)]
-)
+@pytest.mark.parametrize(("title", "words"), [("Kinds", Kind), ("Severities", Severity), ("Actions", Action)])
 def test_each_word_of_a_closed_set_is_there(title: str, words: type[StrEnum]) -> None:
     assert set(words) <= set(re.findall(r"`([a-z_]+)`", section(title)))
 

@@ -14,7 +14,9 @@ from daemon.event import Event, Kind, Process
 from daemon.fault import Facts
 from probes.bpf.ended import Ended
 from probes.health import ProbeHealth
+from probes.line import Origin
 from tests.support.events import TIME_US, XID_79
+from tests.support.records import Heard, record
 
 SECOND_US = 1_000_000
 BOOTED_US = TIME_US - 3600 * SECOND_US
@@ -281,14 +283,13 @@ def test_a_zombie_is_the_dead_one_itself() -> None:
     "event",
     [
         replace(XID, drill=True),
-        replace(XID, origin="unknown"),
         replace(XID, origin="userspace", drill=True),
         replace(XID, time_us=TIME_US - 6 * SECOND_US),
         replace(XID, kind=Kind.INCIDENT),
         replace(XID, process=Process(None, "python3")),
         replace(XID, process=Process(446, "python3", exited_after_us=5)),
     ],
-    ids=["drill", "nobody knows who printed it", "forged", "old", "incident", "no pid", "told already"],
+    ids=["drill", "forged", "old", "incident", "no pid", "told already"],
 )
 def test_only_what_the_kernel_says_now_is_waited_for(event: Event) -> None:
     async def test(scene: Scene) -> None:
@@ -297,6 +298,97 @@ def test_only_what_the_kernel_says_now_is_waited_for(event: Event) -> None:
         scene.tracker.has_ended(end(after_us=5))
 
     assert play(test).found == []
+
+
+UNPROVED = replace(XID, origin=Origin.UNKNOWN)
+
+
+@pytest.mark.parametrize("before_us", [0, 40_000], ids=["after the line", "before the line"])
+def test_of_an_event_that_nobody_proved_the_end_is_told_once_somebody_does(before_us: int) -> None:
+    async def test(scene: Scene) -> None:
+        dead = end(after_us=-before_us or 12_000)
+        if before_us:
+            scene.tracker.has_ended(dead)
+        await scene.hear(UNPROVED)
+        if not before_us:
+            scene.clock.now_us += 12_000
+            scene.tracker.has_ended(dead)
+        scene.clock.now_us += 8 * SECOND_US
+        scene.living[446] = 1  # the pid has been given out again since
+        await scene.hear(replace(UNPROVED, revision=2))
+        assert scene.found == []
+        await scene.hear(replace(XID, revision=3))
+        await scene.hear(replace(XID, revision=4))
+
+    ((event_id, process),) = play(test).found
+    assert (event_id, process.exit_signal, process.container_id) == (XID.id, 9, CONTAINER_ID)
+    assert process.exited_after_us == (-before_us or 12_000)
+
+
+def test_an_event_proved_while_its_process_lives_is_told_when_that_ends() -> None:
+    async def test(scene: Scene) -> None:
+        await scene.hear(UNPROVED)
+        await scene.hear(replace(XID, revision=2))
+        assert scene.found == []
+        scene.tracker.has_ended(end(after_us=12_000))
+
+    assert len(play(test).found) == 1
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        None,
+        replace(UNPROVED, origin=Origin.USERSPACE, drill=True, revision=2),
+        replace(XID, process=Process(446, "another"), revision=2),
+        replace(XID, process=Process(447, "python3"), revision=2),
+        replace(XID, process=None, revision=2),
+    ],
+    ids=["never proved", "forged", "another name", "another pid", "no process"],
+)
+def test_nothing_is_told_of_a_process_that_only_an_unproved_line_names(later: Event | None) -> None:
+    """A forged line would have a stranger's container named by its pid."""
+
+    async def test(scene: Scene) -> None:
+        await scene.hear(UNPROVED)
+        scene.tracker.has_ended(end(after_us=5))
+        if later is not None:
+            await scene.hear(later)
+
+    assert play(test).found == []
+
+
+def test_an_event_that_only_ebpf_heard_tells_of_its_process_after_the_log_has_proved_it() -> None:
+    """The pipeline is the real one."""
+    line = record(XID_79.lines[0], SECOND_US, origin=Origin.UNKNOWN, probe="bpf")
+
+    async def test(scene: Scene) -> None:
+        heard = Heard()
+
+        async def hear(events: Sequence[Event]) -> Sequence[Event]:
+            for event in events:
+                await scene.hear(replace(event, time_us=TIME_US))
+            return events
+
+        heard.take(line)
+        [doubted] = await hear(heard.pass_time(2 * SECOND_US))
+        assert doubted.process is not None
+        assert doubted.process.pid is not None
+        dead = end(after_us=12_000, pid=doubted.process.pid, name=doubted.process.name or "")
+        scene.tracker.has_ended(dead)
+        assert scene.found == []
+        await hear(heard.take(record(line.text, SECOND_US, arrival_us=3 * SECOND_US, seq=7)))
+        [(event_id, process)] = scene.found
+        news = heard.pipeline.found_out(event_id, Facts(process=process), at_us=4 * SECOND_US)
+        heard.revisions += heard.kept(news)
+        heard.pass_time(9 * SECOND_US)
+        [event] = heard.events()
+        assert event.id == doubted.id
+        assert event.process is not None
+        assert (event.origin, event.process.exit_signal) == (Origin.KERNEL, 9)
+        assert event.process.container_id == CONTAINER_ID
+
+    play(test)
 
 
 def test_nobody_waits_longer_than_an_event_takes_news() -> None:

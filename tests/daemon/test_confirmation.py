@@ -104,6 +104,28 @@ class TestTwoWitnesses:
         ears.take(by_kmsg(LOST_GPU, 1_001_000, seq=2, delay_us=700_000))
         assert only(ears).count == 2
 
+    @pytest.mark.parametrize(
+        ("apart_us", "count"), [(200, 1), (2_000, 1), (20_000, 2)], ids=["at once", "soon", "later"]
+    )
+    def test_equal_lines_of_which_each_probe_lost_another_one_are_told_apart_by_time_alone(
+        self, apart_us: int, count: int
+    ) -> None:
+        """So close together they count once; both losses are said all the same."""
+        ears = heard()
+        ears.pipeline.log_clock(AHEAD_US, 1_000_000)
+        ears.take(by_bpf(OTHER, 1_000_000))
+        seen_us = 1_000_000 + apart_us + AHEAD_US + 200
+        ears.take(lost(360, 360, seen_us))
+        ears.take(replace(lost(None, None, seen_us), probe="bpf", count=1))
+        ears.take(by_kmsg(OTHER, 1_000_000 + apart_us, seq=361))
+        ears.pass_time(60_000_000)
+        assert sum(event.count for event in ears.events() if event.code == 31) == count
+        gaps = [event for event in ears.events() if event.kind is Kind.GAP]
+        assert {event.witnesses[0].probe: event.detail["lost_records"] for event in gaps} == {
+            "kmsg": 1,
+            "bpf": 1,
+        }
+
     def test_repeats_of_which_each_probe_lost_another_one_stay_two(self) -> None:
         ears = heard()
         ears.take(by_bpf(OTHER, 500_000))

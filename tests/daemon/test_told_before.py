@@ -24,7 +24,7 @@ def heard(at_us: int, *, boot_id: str = BOOT, text: str = "Ch 00000008") -> Kern
 
 
 def saved(line: KernelLine) -> str:
-    text = dump([Ahead(line, line.arrival_us, 300)], lambda line: None)
+    text = dump([(Ahead(line, line.arrival_us, 300), None)])
     assert text is not None
     return text
 

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,12 @@ def set_on_first_cpu(map_fd: int, values: list[int]) -> None:
 
 def programs_of(pid: int) -> set[str]:
     """Ids of the BPF programs that a process holds."""
-    texts = [file.read_text() for file in Path(f"/proc/{pid}/fdinfo").iterdir()]
-    return {line.split()[1] for text in texts for line in text.splitlines() if line.startswith("prog_id:")}
+    found: set[str] = set()
+    for file in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            lines = file.read_text().splitlines()
+            found.update(line.split()[1] for line in lines if line.startswith("prog_id:"))
+    return found
 
 
 def programs() -> set[str]:

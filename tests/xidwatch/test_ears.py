@@ -287,7 +287,7 @@ async def test_where_no_log_is_read_what_the_process_before_did_not_save_is_a_ga
     tmp_path: Path, fifo: FakeKernelLog
 ) -> None:
     now_us = kernel.SystemClock().monotonic_us()
-    saved = dump([Ahead(heard(43, now_us - 900), now_us - 900, 300)], lambda line: None)
+    saved = dump([(Ahead(heard(43, now_us - 900), now_us - 900, 300), None)])
     before = ToldBefore(saved, kernel.boot_id(), until_us=now_us)
     lines = [heard(43, now_us - 880), heard(43, now_us - 700), heard(43, now_us - 90), heard(94, now_us)]
     events = await told_of(tmp_path, lines, probes=ALONE, before=before, until=has(2))
