@@ -17,7 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from daemon import paths
+from daemon import access, paths
+from daemon.node_reports.kinds import NodeReport, parse_reports
+from daemon.otlp.target import parse_endpoint
 from daemon.paths import path
 from daemon.settings import (
     ENV_PREFIX,
@@ -161,6 +163,101 @@ class Config:
     listen: Address = setting(
         "listen", parse_address, "127.0.0.1:8080", "HOST:PORT", "where HTTP listens; port 0 takes a free one"
     )
+    token_file: Path | None = setting(
+        "token-file",
+        access.optional_path,
+        access.NONE,
+        "FILE",
+        "bearer tokens that HTTP clients have to show, made by `xidwatch token`; read anew when it changes",
+    )
+    """None: whoever reaches HTTP may read."""
+    allow_anonymous: bool = setting(
+        "allow-anonymous",
+        switch,
+        "false",
+        None,
+        "listen beyond loopback although nobody has to show a token: whoever reaches it may read",
+    )
+    allowed_hosts: frozenset[str] = setting(
+        "allowed-hosts",
+        access.host_names,
+        access.NONE,
+        "LIST",
+        "further names under which clients address this daemon",
+    )
+    allowed_origins: frozenset[str] = setting(
+        "allowed-origins",
+        access.origins,
+        access.NONE,
+        "LIST",
+        "further places whose web pages may ask this daemon: https://dash.example.com",
+    )
+    rate_limit: access.Rate | None = setting(
+        "rate-limit",
+        access.rate,
+        "200/s",
+        "RATE",
+        "requests of one HTTP client, ten seconds' worth at once; off: as many as it likes",
+    )
+    """None: no limit."""
+    socket_operators: tuple[str, ...] = setting(
+        "socket-operators",
+        access.users,
+        access.NONE,
+        "LIST",
+        "users, and groups with @, who may act on the node through the unix socket beside root and this user",
+    )
+    oauth_issuer: str | None = setting(
+        "oauth-issuer",
+        access.optional_url,
+        access.NONE,
+        "URL",
+        "OAuth authorization server whose access tokens are accepted",
+    )
+    oauth_audience: str | None = setting(
+        "oauth-audience",
+        access.optional_word,
+        access.NONE,
+        "TEXT",
+        "audience that an access token has to name: this daemon's URL, or what the issuer calls it",
+    )
+    oauth_resource: str | None = setting(
+        "oauth-resource",
+        access.optional_url,
+        access.NONE,
+        "URL",
+        "URL of /mcp as clients know it; none: the audience",
+    )
+    oauth_jwks: str | None = setting(
+        "oauth-jwks",
+        access.optional_word,
+        access.NONE,
+        "URL|FILE",
+        "keys of the issuer; none: where the issuer says that they are",
+    )
+    tls_cert: Path | None = setting(
+        "tls-cert",
+        access.optional_path,
+        access.NONE,
+        "FILE",
+        "certificate chain (PEM): HTTP becomes HTTPS, with --tls-key",
+    )
+    """None: HTTP is not encrypted."""
+    tls_key: Path | None = setting(
+        "tls-key",
+        access.optional_path,
+        access.NONE,
+        "FILE",
+        "private key of the certificate (PEM, not encrypted)",
+    )
+    tls_client_ca: Path | None = setting(
+        "tls-client-ca",
+        access.optional_path,
+        access.NONE,
+        "FILE",
+        "take only clients whose certificate one of these authorities signed (mutual TLS)",
+    )
+    """None: clients need no certificate."""
     socket: Path = setting(
         "socket", socket_path, paths.default_socket, "PATH", "unix socket for local clients"
     )
@@ -211,6 +308,14 @@ class Config:
         None,
         "let lines written by `xidwatch drill` become events, marked as such",
     )
+    on_event: Path | None = setting(
+        "on-event",
+        access.optional_path,
+        access.NONE,
+        "FILE",
+        "TOML file with a [[sink]] for each webhook, Alertmanager or command that events are sent to",
+    )
+    """None: events wait to be asked for."""
     node_name: str = setting(
         "node-name", _node_name, lambda: os.uname().nodename, "NAME", "name of this node in events"
     )
@@ -244,6 +349,21 @@ class Config:
         "SIZE",
         "how large the journal may grow",
     )
+    node_reports: frozenset[NodeReport] = setting(
+        "node-reports",
+        parse_reports,
+        "none",
+        "LIST",
+        "what Kubernetes is told of its node, with commas: events, conditions",
+    )
+    otlp_endpoint: str | None = setting(
+        "otlp-endpoint",
+        parse_endpoint,
+        "none",
+        "URL",
+        "OpenTelemetry receiver of events (logs) and traces over HTTP: http://collector:4318",
+    )
+    """None: nothing is sent."""
     log_level: LogLevel = setting(
         "log-level", choice(LogLevel), "info", "|".join(LogLevel), "least important messages to print"
     )
@@ -280,7 +400,21 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], file: Path | None
             f"a mock scenario is given ({config.mock_scenario}), but --gpu is {config.gpu}",
             hint="add --gpu mock, or leave out --mock-scenario",
         )
+    _check_tls(config)
     return config
+
+
+def _check_tls(config: Config) -> None:
+    if (config.tls_cert is None) != (config.tls_key is None):
+        given, missing = ("certificate", "key") if config.tls_key is None else ("key", "certificate")
+        raise UserError(
+            f"a TLS {given} is given without its {missing}", hint="give both --tls-cert and --tls-key"
+        )
+    if config.tls_client_ca is not None and config.tls_cert is None:
+        raise UserError(
+            "clients are to show certificates (--tls-client-ca), but there is no TLS",
+            hint="give --tls-cert and --tls-key too",
+        )
 
 
 def _parse(each: Setting, text: str, source: str) -> object:

@@ -16,7 +16,9 @@ from daemon.config import Config, GpuBackend, ProbeName
 from daemon.event import rfc3339
 from daemon.intake import Intake
 from daemon.journal import FILE_NAME
+from daemon.outlet import OutletHealth
 from daemon.pipeline import Pipeline
+from daemon.sinks.health import SinkHealth
 from daemon.store import Store
 from probes.health import ProbeHealth
 from probes.kernel import Clock
@@ -66,10 +68,17 @@ class StatusReport:
         gpus: Callable[[], Mapping[str, Any]],
         tracker: Callable[[], Mapping[str, Any]],
         given_up: GivenUp | None = None,
+        access: Callable[[], Mapping[str, Any]] | None = None,
+        tls: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        sinks: Callable[[], Sequence[SinkHealth]] = tuple,
+        outlets: Callable[[], Sequence[OutletHealth]] = tuple,
     ) -> None:
-        """`clients` counts who is connected, by transport; `gpus` is the state of the readings,
+        """`access`: who may come in over HTTP; None where there is no HTTP.
+
+        `clients` counts who is connected, by transport; `gpus` is the state of the readings,
         `tracker` that of what tells how processes end. `given_up`: what became of the capabilities that load
-        eBPF programs; None where nobody looked at them."""
+        eBPF programs; None where nobody looked at them. `tls`: the certificate of HTTPS; None for plain
+        HTTP. `sinks`: those of --on-event; `outlets`: what else carries events away."""
         self._config = config
         self._version = version
         self._address = address
@@ -83,6 +92,10 @@ class StatusReport:
         self._gpus = gpus
         self._tracker = tracker
         self._given_up = given_up
+        self._access = access
+        self._tls = tls
+        self._sinks = sinks
+        self._outlets = outlets
         self._started_us = clock.wall_us()
         self._started_monotonic_us = clock.monotonic_us()
 
@@ -97,6 +110,7 @@ class StatusReport:
             "started": rfc3339(self._started_us),
             "uptime_s": round((self._clock.monotonic_us() - self._started_monotonic_us) / 1e6, 3),
             "listen": self._address,
+            "tls": self._tls(),
             "socket": str(self._config.socket),
             "mode": self._config.mode,
             "drills_allowed": self._config.allow_drills,
@@ -105,6 +119,9 @@ class StatusReport:
             "gpu": dict(self._gpus()),
             "tracker": dict(self._tracker()),
             "privileges": None if self._given_up is None else dataclasses.asdict(self._given_up),
+            "access": None if self._access is None else dict(self._access()),
+            "sinks": [sink.to_dict(self._clock.wall_us()) for sink in self._sinks()],
+            "outlets": [dataclasses.asdict(outlet) for outlet in self._outlets()],
             "unavailable": [dataclasses.asdict(part) for part in unavailable(self._config)],
             "journal": {
                 "path": str(self._config.state_dir / FILE_NAME),

@@ -84,7 +84,7 @@ class Admission:
             self._bytes.give_back(address, _counted(len(body)))
             body.clear()
             if more and isinstance(error, BodyTooLargeError | OverQuotaError):
-                await _swallow(receive)
+                await swallow(receive)
             if isinstance(error, OverQuotaError):
                 raise NoRoomError from None
             raise
@@ -108,7 +108,7 @@ def answer_to(error: BodyTooLargeError | NoRoomError | OverQuotaError) -> Respon
             return http_error(429, TOO_MANY, "Too many requests at once")
 
 
-async def _swallow(receive: Receive) -> None:
+async def swallow(receive: Receive) -> None:
     """Read the rest of a body that is refused: a client that is cut off while it sends does not see why."""
     left = SWALLOWED
     with suppress(TimeoutError):

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from mcp_server.admission import Admission
+from mcp_server.door import Door
 from mcp_server.event_stream import IDLE_S, EventStreamEndpoint
+from mcp_server.event_tally import EventTally
 from mcp_server.guard import Guard, Hosts
 from mcp_server.health import HealthEndpoints
 from mcp_server.mcp_endpoint import McpEndpoint
-from mcp_server.metrics import EventTally, Metrics
+from mcp_server.metrics import Metrics
 from mcp_server.pages import EventPages
 from mcp_server.query import quoted
 from mcp_server.replies import refusal
@@ -43,7 +46,8 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
     mcp, sse = McpEndpoint(server, services, admission), SseEndpoint(server, services, admission)
     tally = EventTally(services.stream)
     health = HealthEndpoints(services)
-    hosts = Hosts(services.listen_host, {services.node, *services.allowed_hosts})
+    access = services.access
+    hosts = Hosts(services.listen_host, {services.node, *access.hosts}, access.origins)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -67,10 +71,31 @@ def build_app(services: Services, server: McpServer | None = None, *, idle_s: fl
             Route("/readyz", health.ready, methods=["GET"]),
             Route("/version", health.version, methods=["GET"]),
             Route("/metrics", Metrics(services, tally).__call__, methods=["GET"]),
+            *(access.oauth.routes() if access.oauth is not None else ()),
         ],
-        middleware=[Middleware(Guard, hosts=hosts)],
+        middleware=[
+            Middleware(Guard, hosts=hosts, refusals=access.refusals),
+            *_pages_from_elsewhere(access.origins),
+            Middleware(Door, access=access),
+        ],
         exception_handlers={HTTPException: _http_error},
         lifespan=lifespan,
+    )
+
+
+def _pages_from_elsewhere(origins: frozenset[str]) -> Sequence[Middleware]:
+    """What lets browsers hand answers to the pages of these origins; without it they may ask and not read."""
+    if not origins:
+        return ()
+    headers = ("authorization", "content-type", "last-event-id", "mcp-session-id", "mcp-protocol-version")
+    return (
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(origins),
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=(*headers, "mcp-method", "mcp-name"),
+            expose_headers=("mcp-session-id", "www-authenticate", "retry-after"),
+        ),
     )
 
 

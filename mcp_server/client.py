@@ -6,10 +6,7 @@ another PID namespace have no number here and count as one.
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-import socket
-import struct
 from contextvars import ContextVar
 from typing import Final
 
@@ -17,9 +14,6 @@ from starlette.types import Scope
 
 CLIENT: Final[ContextVar[str]] = ContextVar("CLIENT", default="")
 """The client that the running task serves; "" where there is only one (stdin and stdout)."""
-
-_CREDENTIALS = struct.Struct("iII")
-"""`struct ucred` of unix(7): pid, uid, gid."""
 
 
 def address_of(scope: Scope) -> str:
@@ -39,11 +33,3 @@ def share_of(host: str) -> str:
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
-
-
-def process_of(writer: asyncio.StreamWriter) -> str:
-    """The client of a connection on the unix socket."""
-    connection: socket.socket = writer.get_extra_info("socket")
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, _, _ = _CREDENTIALS.unpack(credentials)
-    return f"pid {pid}"

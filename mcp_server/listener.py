@@ -7,9 +7,10 @@
 * **Nothing outlives a second.** `on_stop` closes the event stream, which ends every reader, every
   waiting tool and (in `app`) every MCP session; connections that are still open after 0.6 s,
   because their client does not read, are cut.
-* **Half a request is not waited for.** uvicorn would for ever; here a request has to be complete
-  within 30 s of the connection or of its first byte.
-* **Nobody takes every connection.** They are shared by address (see `quota`).
+* **Half a request is not waited for.** uvicorn would for ever; see `connection`.
+* **Nobody takes every connection, nor every turn.** They are shared by address, and those that only wait make
+  room (see `room`); no more than a few are accepted before the readers of events have their turn again.
+* **HTTPS where it is asked for** (see `tls`).
 * **A stalled client is cut.** Nothing above TCP bounds a write to a client that stopped reading,
   so the kernel does: accepted sockets inherit TCP_USER_TIMEOUT (5 s) from the listening one.
 """
@@ -26,17 +27,16 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Final
+from typing import Final
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daemon.config import Address
-from mcp_server.client import share_of
-from mcp_server.quota import OverQuotaError, Quota
+from mcp_server.connection import Entrances
+from mcp_server.room import Room
 from mcp_server.sse_watcher import no_watcher
+from mcp_server.tls import Tls
 from probes.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,18 @@ log = logging.getLogger(__name__)
 STALLED_CLIENT_MS: Final = 5_000
 CUT_AFTER_S: Final = 0.6
 """How long a connection may take to end by itself once the server stops."""
-REQUEST_S: Final = 30.0
-"""How long a request may take to arrive, body included."""
 MAX_CONNECTIONS: Final = 8_192
 """Room for connections, shared by address; one that finds none is closed at once."""
 CONNECTIONS_ALWAYS: Final = 64
 """Connections of an address that also find room when all is full: health checks come from elsewhere."""
+MAX_WAITING_CONNECTIONS: Final = 1_024
+"""Connections that have not brought a whole request. In a TLS handshake each holds some 80 KB."""
+KEPT_S: Final = 5
+"""How long a connection is kept for another request."""
+ACCEPTED_AT_ONCE: Final = 16
+"""Connections that are accepted in one turn of the event loop, before others have theirs."""
+KEPT_BY_KERNEL: Final = 1_024
+"""Connections that wait to be accepted."""
 OPEN_FILES: Final = 16_384
 """Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
 
@@ -78,7 +84,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
         # Not left to uvicorn: of two sockets bound with SO_REUSEADDR the second learns only here
         # that the port is taken.
-        bound.listen(1024)
+        bound.listen(KEPT_BY_KERNEL)
     except OSError as error:
         bound.close()
         raise _cannot_listen(host, port, error) from error
@@ -95,65 +101,32 @@ def _cannot_listen(host: str, port: int, error: OSError) -> UserError:
     return UserError(f"cannot listen on {Address(host, port)}: {error.strerror}", hint=hint)
 
 
-class _Protocol(H11Protocol):
-    """uvicorn's connection, with a bound on how long a request may take to arrive."""
-
-    room: ClassVar[Quota]
-    """What the connections of a listener share."""
-    _deadline: asyncio.TimerHandle | None = None
-    _address: str | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        address = share_of(str(peer[0])) if peer else ""
-        try:
-            self.room.take(address)
-        except OverQuotaError:
-            transport.abort()
-            return
-        self._address = address
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
-        if self._address is not None:
-            self.room.give_back(self._address)
-        super().connection_lost(exc)
-
-    def _watch(self) -> None:
-        """Begin to count while a request is incomplete. (Between requests uvicorn itself counts.)"""
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._unwatch()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(REQUEST_S, self.transport.abort)
-
-    def _unwatch(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
 class Listener(uvicorn.Server):
     """One HTTP server on a bound socket. Belongs to the event loop that runs it."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, *, on_stop: Callable[[], None]) -> None:
-        class Protocol(_Protocol):
-            room = Quota(_connections_for(_open_files()), always=CONNECTIONS_ALWAYS)
-
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        *,
+        on_stop: Callable[[], None],
+        tls: Tls | None = None,
+    ) -> None:
+        """`tls`: None for plain HTTP."""
+        self.room = Room(
+            _connections_for(_open_files()), always=CONNECTIONS_ALWAYS, waiting=MAX_WAITING_CONNECTIONS
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=Protocol,
+                http=Entrances(self.room, tls).new,  # type: ignore[arg-type]  # it only calls it
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                log_level="warning",
+                log_level="error",  # a warning is what a client sent that is no HTTP: as many as it likes
+                backlog=ACCEPTED_AT_ONCE,
+                timeout_keep_alive=KEPT_S,
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
@@ -182,6 +155,12 @@ class Listener(uvicorn.Server):
         self.should_exit = True
         self._stopping.set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        # asyncio takes one number for what it accepts in a turn and for what the kernel keeps meanwhile.
+        self._bound.listen(KEPT_BY_KERNEL)
+
     async def main_loop(self) -> None:
         """Wait until asked to stop (uvicorn: look ten times a second)."""
         await self.on_tick(0)
@@ -197,8 +176,7 @@ class Listener(uvicorn.Server):
             cut.cancel()
 
     def _cut(self) -> None:
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
+        self.room.end_all()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 What the SDK leaves open is bounded here and in `admission` and `session_registry`: how many sessions
 there are and of whom, how long an idle one is kept, how many requests one client and one session may
-have open, and that no two requests of a session share an id. The stream for pushes goes to whoever
+have open, and that no two requests of a session share an id. A session belongs to whoever opened it, with
+the rights that they had: to everybody else there is no such session. The stream for pushes goes to whoever
 asked last: after a network failure the old one may look alive for long.
 
 The end of the daemon is described in `ending`.
@@ -30,12 +31,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from daemon.operator.who import Way
 from mcp_server.admission import BODY_LIMIT, Admission, BodyTooLargeError, NoRoomError, answer_to
 from mcp_server.client import CLIENT, address_of
 from mcp_server.ending import LAST_WORDS_S, closed
+from mcp_server.identity import IDENTITY
+from mcp_server.identity import Scope as Permission
 from mcp_server.kept_messages import PUSHES, Shelf
 from mcp_server.mcp_session_state import PushStream, SessionState
 from mcp_server.quota import OverQuotaError, Quota
+from mcp_server.refused import Reason, RefusedError
 from mcp_server.replies import refusal
 from mcp_server.rpc import (
     TOO_MANY,
@@ -97,6 +102,7 @@ class McpEndpoint:
     def __init__(self, server: McpServer, services: Services, admission: Admission) -> None:
         self._services = services
         self._admission = admission
+        self._toolbox = server.toolbox
         self._sessions = _Sessions(
             server,
             max_sessions=None,  # bounded by the registry, which knows whose they are
@@ -135,14 +141,20 @@ class McpEndpoint:
             await answer_to(error)(scope, receive, send)
 
     async def _serve(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request whose body has been read."""
+        """One request whose body has been read. Raises RefusedError."""
+        self._ask_for_more(body)
         headers = Headers(scope=scope)
         version, session_id = headers.get(MCP_PROTOCOL_VERSION_HEADER), headers.get(MCP_SESSION_ID_HEADER)
         if version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS:
             await self._sessions.handle_request(scope, receive, send)  # of no session, whatever it names
             return
         session = self._registry.get(session_id)
-        if session is not None:
+        if session is not None and session.owner != IDENTITY.get().key:
+            # As if there were no such session: whether a guessed id exists is nobody else's business.
+            what = "a request for a session that somebody else opened"
+            self._services.access.refusals.note(Reason.SESSION, address_of(scope), what)
+            await http_error(404, types.INVALID_REQUEST, "Session not found")(scope, receive, send)
+        elif session is not None:
             try:
                 with self._registry.serving(session):
                     await self._serve_session(session, body, scope, receive, send)
@@ -158,6 +170,20 @@ class McpEndpoint:
                 await error(scope, receive, send)
         else:
             await self._sessions.handle_request(scope, receive, send)
+
+    def _ask_for_more(self, body: bytes) -> None:
+        """Have an OAuth client come back with the scope that a tool needs: 403 sends it to the issuer, where
+        the tool's own refusal would be the end. Raises RefusedError."""
+        identity = IDENTITY.get()
+        if identity.who.way is not Way.OAUTH or identity.may(Permission.OPERATE) or self._toolbox is None:
+            return
+        message = _message(body)
+        asked = message if isinstance(message, dict) and message.get("method") == "tools/call" else {}
+        params = asked.get("params")
+        gate = self._toolbox.gate_of(params.get("name")) if isinstance(params, dict) else None
+        if gate is not None and not gate.lets_in():
+            error = gate.refuse(None)
+            raise RefusedError(403, Reason.SCOPE, error.message, error.hint, needs=Permission.OPERATE)
 
     async def _serve_session(
         self, session: OpenSession, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -180,7 +206,9 @@ class McpEndpoint:
             if message["type"] == "http.response.start" and message["status"] < 400 and admitted:
                 session_id = Headers(raw=message["headers"]).get(MCP_SESSION_ID_HEADER)
                 if session_id is not None:
-                    opened.append(self._registry.opened(session_id, place, admitted[0]))
+                    session = self._registry.opened(session_id, place, admitted[0])
+                    session.owner, session.user = IDENTITY.get().key, scope.get("user")
+                    opened.append(session)
                     opened[0].open_requests += 1
             await send(message)
 
@@ -267,15 +295,17 @@ class McpEndpoint:
             await asyncio.sleep(LAST_WORDS_S)
             await self._registry.close()
 
-    async def _end_session(self, session_id: str) -> None:
+    async def _end_session(self, session: OpenSession) -> None:
         """End a session as its client would."""
         scope: Scope = {
             "type": "http",
             "method": "DELETE",
             "path": "/mcp",
             "query_string": b"",
-            "headers": [(MCP_SESSION_ID_HEADER.encode(), session_id.encode())],
+            "headers": [(MCP_SESSION_ID_HEADER.encode(), session.session_id.encode())],
         }
+        if session.user is not None:
+            scope["user"] = session.user  # the SDK, too, looks whose session it is
         await self._sessions.handle_request(scope, _replayed(b"", _nothing_more), _to_nobody)
 
 

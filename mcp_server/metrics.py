@@ -1,24 +1,20 @@
 """`GET /metrics`: Prometheus text, from counts that are kept or read when it is asked for.
 
-Events are counted by `EventTally`, a reader of the stream like any other. The stream is
-compacted, so it may never see revision 1 of an event: it counts by how much `count` has grown
-since the last revision it saw. What was in the stream before it started is its baseline, not a
-count: every `_total` here is since the start of the process.
+Every `_total` is since the start of the process. Drills have a series of their own, so that no alert
+fires on them, and so has a fleet of mock GPUs (`xidwatch_gpus_are_mock`). No gauge holds the last
+event: repeats are counted, and what is over goes back to 0. What cannot be known has no series.
+Label values are bounded, see `event_tally`.
 
-Label values are bounded: a code the catalogue does not list is `other`, a device that never
-matched a real GPU is `unknown`, no device is "". Drills have a series of their own, so that no
-alert fires on them.
+The rules of `deploy/prometheus/rules.yaml` and the dashboard ask for these names.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from bisect import bisect_left
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -32,119 +28,14 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from daemon.catalog import lookup
-from daemon.event import Event, Item, Kind
-from daemon.filter import EVERYTHING
-from daemon.stream import EventStream
-from mcp_server.reading import follow_pages
+from daemon.gpu.source import SourceName
+from mcp_server.event_tally import LAG_BOUNDS_S, MAX_DEVICES, EventTally
 from mcp_server.services import Services
-from probes.errors import UserError
+from probes.health import ProbeState
 
 log = logging.getLogger(__name__)
 
-REMEMBERED_EVENTS: Final = 8_192
-"""Events whose last count is remembered: twice the default ring, so that whatever may still grow is."""
-BASELINE_ITEMS: Final = 1_000
-MAX_DEVICES: Final = 256
-"""Distinct device labels; later ones are `other`. No node has so many: this bounds nonsense."""
-LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _EVENT_LABELS: Final = ("kind", "code", "severity", "gpu")
-
-
-class Labels(NamedTuple):
-    """Labels of the event counters."""
-
-    kind: str
-    code: str
-    severity: str
-    gpu: str
-
-
-class EventTally:
-    """What went through the stream since start. Belongs to the event loop."""
-
-    def __init__(self, stream: EventStream, clock: Callable[[], float] = time.time) -> None:
-        self._stream = stream
-        self._start = stream.newest
-        self._clock = clock
-        self._counts: OrderedDict[str, int] = OrderedDict()
-        self._devices: set[str] = set()
-        self.real: Counter[Labels] = Counter()
-        """Faults by label, each repeat counted."""
-        self.drills: Counter[Labels] = Counter()
-        self.not_stored = 0
-        """Items that went out before the journal had them."""
-        self.lag_buckets = [0] * (len(LAG_BOUNDS_S) + 1)
-        """Events by time from the arrival of their record to the readers' turn, one bucket a bound."""
-        self.lag_sum_s = 0.0
-
-    async def run(self) -> None:
-        """Count what came since this object was made, for as long as the stream is open."""
-        await self._learn_baseline()
-        since = self._start
-        while not self._stream.closed:
-            try:
-                async for page in follow_pages(self._stream, since, EVERYTHING):
-                    await asyncio.sleep(0)  # the push goes first: readers were woken in the same turn
-                    for item in page.items:
-                        self.take(item)
-                    since = page.next_cursor
-            except UserError as error:
-                since = self._stream.newest
-                log.warning("events up to cursor %d are missing from the metrics: %s", since, error.message)
-
-    async def _learn_baseline(self) -> None:
-        try:
-            kept = await self._stream.page(None, BASELINE_ITEMS, EVERYTHING)
-        except UserError as error:
-            log.warning("repeats of older events will be counted as new: %s", error.message)
-            return
-        for item in kept.items:
-            if item.cursor <= self._start:
-                self._remember(item.event)
-
-    def take(self, item: Item) -> None:
-        """Count one item."""
-        event = item.event
-        fresh = event.id not in self._counts
-        grown = event.count - self._counts.get(event.id, 0)
-        self._remember(event)
-        if not item.stored:
-            self.not_stored += 1
-        if grown > 0:
-            (self.drills if event.drill else self.real)[self._labels(event)] += grown
-        # An incident's time is that of its first member: it says nothing about delivery.
-        is_timed = event.kind is not Kind.INCIDENT and not event.time_is_estimate
-        if fresh and event.count == 1 and is_timed:
-            self._take_lag(max(0.0, self._clock() - event.time_us / 1e6))
-
-    def _take_lag(self, seconds: float) -> None:
-        self.lag_buckets[bisect_left(LAG_BOUNDS_S, seconds)] += 1
-        self.lag_sum_s += seconds
-
-    def _remember(self, event: Event) -> None:
-        self._counts[event.id] = event.count
-        self._counts.move_to_end(event.id)
-        if len(self._counts) > REMEMBERED_EVENTS:
-            self._counts.popitem(last=False)
-
-    def _labels(self, event: Event) -> Labels:
-        if event.code is None:
-            code = ""
-        else:
-            code = str(event.code) if lookup(event.kind, event.code) is not None else "other"
-        return Labels(event.kind, code, event.severity, self._device_label(event))
-
-    def _device_label(self, event: Event) -> str:
-        device, gpu = event.device, event.gpu
-        if device is None:
-            return ""
-        if gpu is not None and gpu.uuid is None and gpu.index is None:
-            return "unknown"
-        if device not in self._devices and len(self._devices) >= MAX_DEVICES:
-            return "other"
-        self._devices.add(device)
-        return device
 
 
 class Metrics(Collector):
@@ -165,9 +56,15 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """One family after the other. Counters carry no `_created` series."""
         yield from self._events()
+        yield from self._incidents()
         yield from self._hearing()
         yield from self._reading()
+        yield from self._expected()
+        yield from self._outlets()
+        yield from self._sinks()
+        yield from self._access()
         yield from self._serving()
+        yield from self._encrypting()
 
     def _events(self) -> Iterator[Metric]:
         tally = self._tally
@@ -189,12 +86,31 @@ class Metrics(Collector):
             sum_value=tally.lag_sum_s,
         )
 
+    def _incidents(self) -> Iterator[Metric]:
+        still = GaugeMetricFamily(
+            "xidwatch_open_incidents", "Incidents that nothing has ended yet.", labels=("severity", "gpu")
+        )
+        for labels, count in self._tally.open_incidents().items():
+            still.add_metric(labels, count)
+        yield still
+
     def _hearing(self) -> Iterator[Metric]:
         probes = self._services.health()
+        yield GaugeMetricFamily(
+            "xidwatch_hearing",
+            "1 while at least one live source of kernel messages hears.",
+            int(any(probe.live and probe.hears for probe in probes)),
+        )
         up = GaugeMetricFamily("xidwatch_probe_up", "1 while records reach us this way.", labels=("probe",))
         for probe in probes:
             up.add_metric((probe.name,), int(probe.hears))
         yield up
+        released = GaugeMetricFamily(
+            "xidwatch_probe_released", "1 while a probe is silent on request.", labels=("probe",)
+        )
+        for probe in probes:
+            released.add_metric((probe.name,), int(probe.state is ProbeState.RELEASED))
+        yield released
         for name, counter, text in (
             ("xidwatch_kernel_records", "records", "Kernel log records examined."),
             ("xidwatch_kernel_records_lost", "lost", "Kernel log records overwritten before we read them."),
@@ -208,7 +124,15 @@ class Metrics(Collector):
         )
 
     def _reading(self) -> Iterator[Metric]:
-        state = self._services.watch.state()
+        watch = self._services.watch
+        state = watch.state()
+        source = GaugeMetricFamily(
+            "xidwatch_nvml_state", "1 for the state of NVML as of the last question.", labels=("state",)
+        )
+        for name in SourceName:
+            source.add_metric((name.value,), int(state.name is name))
+        yield source
+        yield GaugeMetricFamily("xidwatch_gpus_are_mock", "1 while the GPUs are invented.", int(state.mock))
         yield CounterMetricFamily(
             "xidwatch_nvml_workers_abandoned",
             "Processes left behind because an NVML call in them did not return.",
@@ -220,15 +144,97 @@ class Metrics(Collector):
             len({call.gpu for call in state.hung if call.gpu is not None}),
         )
 
+    def _expected(self) -> Iterator[Metric]:
+        expected = self._services.watch.expected.all()
+        yield GaugeMetricFamily("xidwatch_gpus_expected", "GPUs that this node had.", len(expected))
+        lost = GaugeMetricFamily(
+            "xidwatch_gpu_lost", "1 while a GPU that this node had is not there.", labels=("gpu",)
+        )
+        for gpu in expected[:MAX_DEVICES]:
+            lost.add_metric((gpu.pci,), int(gpu.is_lost))
+        yield lost
+
+    def _outlets(self) -> Iterator[Metric]:
+        outlets = self._services.outlets()
+        up = GaugeMetricFamily(
+            "xidwatch_outlet_up", "1 while events leave the node this way.", labels=("outlet",)
+        )
+        for outlet in outlets:
+            up.add_metric((outlet.name,), int(outlet.up))
+        yield up
+        for name, text, count in (
+            ("delivered", "Deliveries that were taken.", attrgetter("delivered")),
+            ("failures", "Deliveries that failed; they are tried again.", attrgetter("failures")),
+            ("dropped", "Events given up.", attrgetter("dropped")),
+        ):
+            counts = CounterMetricFamily(f"xidwatch_outlet_{name}", text, labels=("outlet",))
+            for outlet in outlets:
+                counts.add_metric((outlet.name,), count(outlet))
+            yield counts
+
+    def _sinks(self) -> Iterator[Metric]:
+        lag = GaugeMetricFamily(
+            "xidwatch_sink_lag_seconds", "Age of the oldest event that a sink has to send.", labels=("sink",)
+        )
+        delivered = CounterMetricFamily(
+            "xidwatch_sink_delivered_events", "Events that a receiver took.", labels=("sink",)
+        )
+        missed = CounterMetricFamily(
+            "xidwatch_sink_missed", "Stretches deleted before a sink could send them.", labels=("sink",)
+        )
+        now_us = time.time_ns() // 1000
+        for sink in self._services.sinks():
+            lag.add_metric((sink.name,), sink.lag_s(now_us))
+            delivered.add_metric((sink.name,), sink.delivered)
+            missed.add_metric((sink.name,), sink.missed)
+        yield from (lag, delivered, missed)
+
+    def _access(self) -> Iterator[Metric]:
+        access = self._services.access
+        refused = CounterMetricFamily(
+            "xidwatch_refused_requests",
+            "Requests that were not let in, or asked for too much.",
+            labels=("reason",),
+        )
+        for reason, count in access.refusals.counts().items():
+            refused.add_metric((reason.value,), count)
+        yield refused
+        if access.tokens is not None:
+            yield GaugeMetricFamily(
+                "xidwatch_token_file_in_force",
+                "1 while the token file is in force; 0: it cannot be used, and what was read before is.",
+                int(access.tokens.problem is None),
+            )
+
     def _serving(self) -> Iterator[Metric]:
         clients = GaugeMetricFamily("xidwatch_clients", "Clients connected now.", labels=("transport",))
         for transport, count in self._services.clients.counts().items():
             clients.add_metric((transport,), count)
         yield clients
         yield GaugeMetricFamily("xidwatch_newest_cursor", "Newest cursor.", self._services.stream.newest)
-        build = GaugeMetricFamily("xidwatch_build_info", "Always 1.", labels=("version",))
-        build.add_metric((self._services.version,), 1)
+        build = GaugeMetricFamily("xidwatch_build_info", "Always 1.", labels=("version", "node"))
+        build.add_metric((self._services.version, self._services.node), 1)
         yield build
+
+    def _encrypting(self) -> Iterator[Metric]:
+        tls = self._services.tls()
+        if tls is None:
+            return
+        yield GaugeMetricFamily(
+            "xidwatch_tls_certificate_valid_until_timestamp_seconds",
+            "When the certificate of HTTPS ends, Unix time.",
+            tls.certificate.valid_until_s,
+        )
+        yield GaugeMetricFamily(
+            "xidwatch_tls_files_refused",
+            "1 while the certificate files on disk cannot be used, so that the former ones are in force.",
+            int(tls.refused is not None),
+        )
+        yield CounterMetricFamily(
+            "xidwatch_tls_failed_handshakes",
+            "Connections that ended before they were encrypted.",
+            tls.failed_handshakes,
+        )
 
 
 def _cumulative(counts: Iterable[int]) -> list[tuple[str, float]]:

@@ -17,7 +17,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from daemon.text import clean
-from mcp_server.client import CLIENT
 from mcp_server.tools import Caller
 
 FORM: Final[dict[str, Any]] = {
@@ -84,17 +83,6 @@ def reply_of(caller: Caller) -> Reply | None:
         return Reply(False, "The client sent no reply to the question.", params.request_state)
     reply = _reply(result)
     return Reply(reply.yes, reply.why_not, params.request_state)
-
-
-def asked_by(caller: Caller) -> str | None:
-    """Who calls, as far as known: what the client calls itself, and where it is."""
-    params = caller.context.session.client_params
-    info = params.client_info if params is not None else None
-    name = clean(f"{info.name} {info.version}".strip(), 120) if info is not None else None
-    place = CLIENT.get()
-    if not place:
-        return name
-    return f"{name} at {place}" if name else place
 
 
 def _asks_by_answering(caller: Caller) -> bool:

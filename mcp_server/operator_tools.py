@@ -1,8 +1,9 @@
 """`kill_gpu_process` and `reset_gpu`: the tools that change the node.
 
-They exist only where `operator_tools` is called. A first call changes nothing and gives the plan. Where
-the client can ask its user, the plan is put to that person, and the assistant never holds the
-confirmation; elsewhere the answer holds a token that a second call hands in.
+They exist only where `operator_tools` is called, for those who may operate (see `operator_gate`). A first
+call changes nothing and gives the plan. Where the client can ask its user, the plan is put to that person,
+and the assistant never holds the confirmation; elsewhere the answer holds a token that a second call hands
+in.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import mcp_types as types
 
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.watch import GpuWatch
-from daemon.operator.audit import Audit, Outcome
+from daemon.operator.audit import Audit, AuditEntry, OperatorAction, Outcome
 from daemon.operator.desk import LASTS_S, Desk, Proposal, Way
 from daemon.operator.kill import KillOperation, KillRequest, KillTarget
 from daemon.operator.plan import Plan
 from daemon.operator.reset import Driver, ResetOperation, ResetRequest, ResetTarget
-from mcp_server.operator_asking import Reply, ask, asked_by, can_be_asked, reply_of
+from mcp_server.identity import IDENTITY
+from mcp_server.operator_asking import Reply, ask, can_be_asked, reply_of
+from mcp_server.operator_gate import OperatorGate
 from mcp_server.operator_wire import KillGpuProcess, OperationOut, ResetGpu
-from mcp_server.tools import Answer, Caller, Tool
+from mcp_server.refused import Refusals
+from mcp_server.tools import Answer, Caller, Gate, Tool, asked_by
 
 RequestT = TypeVar("RequestT")
 TargetT = TypeVar("TargetT")
@@ -43,18 +47,30 @@ def operator_tools(
     node: str,
     driver: Driver | None = None,
     reader: ProcessReader | None = None,
+    refusals: Refusals | None = None,
     lasts_s: float = LASTS_S,
 ) -> Sequence[Tool[Any]]:
     """Both tools, for a toolbox. For one event loop.
 
     `node` is the name that a person is asked under. `driver` is what holds this program's own device files
     open (`NvmlSource`); None where nothing does. `reader` looks processes up; one is made by default.
-    `lasts_s` is how long a plan waits for its confirmation.
+    `refusals` counts calls of those who may not. `lasts_s` is how long a plan waits for its confirmation.
     """
     reader = reader or ProcessReader()
-    kill = Desk(KillOperation(watch, reader), audit, lasts_s=lasts_s)
-    reset = Desk(ResetOperation(watch, reader, driver), audit, lasts_s=lasts_s)
-    return (KillTool(kill, node).tool(), ResetTool(reset, node).tool())
+    refusals = refusals or Refusals()
+
+    def record(entry: AuditEntry) -> None:
+        audit(replace(entry, who=IDENTITY.get().who))
+
+    def gate(action: OperatorAction) -> Gate:
+        return OperatorGate(action, record, refusals)
+
+    kill = Desk(KillOperation(watch, reader), record, lasts_s=lasts_s)
+    reset = Desk(ResetOperation(watch, reader, driver), record, lasts_s=lasts_s)
+    return (
+        KillTool(kill, node).tool(gate(OperatorAction.KILL_GPU_PROCESS)),
+        ResetTool(reset, node).tool(gate(OperatorAction.RESET_GPU)),
+    )
 
 
 class KillTool:
@@ -63,7 +79,7 @@ class KillTool:
     def __init__(self, desk: Desk[KillRequest, KillTarget], node: str) -> None:
         self._confirmed = Confirmed(desk, node)
 
-    def tool(self) -> Tool[KillGpuProcess]:
+    def tool(self, gate: Gate) -> Tool[KillGpuProcess]:
         """Ready for a toolbox."""
         return Tool(
             name="kill_gpu_process",
@@ -77,6 +93,7 @@ class KillTool:
             result=OperationOut,
             run=self._run,
             annotations=acting(),
+            gate=gate,
         )
 
     async def _run(self, asked: KillGpuProcess, caller: Caller) -> Answer | types.InputRequiredResult:
@@ -90,7 +107,7 @@ class ResetTool:
     def __init__(self, desk: Desk[ResetRequest, ResetTarget], node: str) -> None:
         self._confirmed = Confirmed(desk, node)
 
-    def tool(self) -> Tool[ResetGpu]:
+    def tool(self, gate: Gate) -> Tool[ResetGpu]:
         """Ready for a toolbox."""
         return Tool(
             name="reset_gpu",
@@ -104,6 +121,7 @@ class ResetTool:
             result=OperationOut,
             run=self._run,
             annotations=acting(),
+            gate=gate,
         )
 
     async def _run(self, asked: ResetGpu, caller: Caller) -> Answer | types.InputRequiredResult:

@@ -15,7 +15,11 @@ from daemon.event import Event, Gpu
 from daemon.gpu.off import OffSource
 from daemon.gpu.process import ProcessReader
 from daemon.gpu.watch import GpuWatch
+from daemon.outlet import OutletHealth
+from daemon.sinks.health import SinkHealth
 from daemon.stream import EventStream
+from mcp_server.access import Access
+from mcp_server.tls import TlsReport
 from probes.errors import UserError
 from probes.health import ProbeHealth
 
@@ -92,13 +96,19 @@ class Services:
     counters: Callable[[], Counters] = Counters
     gpus: Callable[[], Sequence[Gpu]] = tuple
     """GPUs that the log or /proc have named, whether or not they ever had an event."""
-    allowed_hosts: frozenset[str] = frozenset()
-    """Further host names under which the daemon may be addressed, without port."""
+    access: Access = field(default_factory=Access)
+    """Who may come in over HTTP, and operate through the unix socket."""
     watch: GpuWatch = field(default_factory=unwatched)
     """What is known of the GPUs beyond the log."""
     processes: ProcessReader = field(default_factory=ProcessReader)
     """Who is behind a pid."""
     clients: Clients = field(default_factory=Clients)
+    outlets: Callable[[], Sequence[OutletHealth]] = tuple
+    """What carries events away by itself, and how it is doing."""
+    sinks: Callable[[], Sequence[SinkHealth]] = tuple
+    """Of these, the sinks of --on-event, in more detail."""
+    tls: Callable[[], TlsReport | None] = lambda: None
+    """The certificate of HTTPS; None for plain HTTP."""
     note: str | None = None
     """What assistants have to know about this process before they trust it, for the instructions; None:
     nothing out of the ordinary."""

@@ -31,6 +31,10 @@ class OpenSession:
     open_requests: int = 0
     was_used: bool = False
     """True once anything was asked in it beyond `initialize`."""
+    owner: str = ""
+    """`Identity.key` of the client that opened it."""
+    user: object | None = None
+    """What the SDK knows that client by; None where nobody has to show a token."""
 
     @property
     def is_idle(self) -> bool:
@@ -51,14 +55,14 @@ class SessionRegistry:
 
     def __init__(
         self,
-        end: Callable[[str], Awaitable[None]],
+        end: Callable[[OpenSession], Awaitable[None]],
         knows: Callable[[str], bool],
         *,
         room: Quota,
         most_requests: int,
         idle_s: float,
     ) -> None:
-        """`end` ends the session of this id, `knows` says whether it has not ended by itself;
+        """`end` ends a session, `knows` says whether it has not ended by itself;
         `most_requests` may be open in one session."""
         self._end = end
         self._knows = knows
@@ -94,7 +98,7 @@ class SessionRegistry:
         place = Place(address)
         try:
             if given_up is not None:
-                await self._end(given_up.session_id)
+                await self._end(given_up)
             yield place
         finally:
             if not place.is_taken:
@@ -162,7 +166,7 @@ class SessionRegistry:
         for session in idle:
             if session.idle_since + self._idle_s <= now:
                 self.forget(session)  # at once: a request that comes now is told that it has ended
-                task = asyncio.ensure_future(self._end(session.session_id))
+                task = asyncio.ensure_future(self._end(session))
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
         if self._sessions:

@@ -3,7 +3,7 @@
 `GET /sse` is the session: a stream whose first frame, `endpoint`, says where to post messages to;
 everything the server says comes as `message` frames. `POST /messages/?session_id=…` is a message
 of the client: 202 once the session has it, 400 with the protocol's error when it is none, 404
-when there is no such session. A session lasts as long as its stream.
+when there is no such session, or it is somebody else's. A session lasts as long as its stream.
 
 When the event stream closes, waiting tools answer; a moment later the input of every session ends,
 and with it, in order, the session and its stream.
@@ -29,8 +29,10 @@ from starlette.types import Receive, Scope, Send
 from mcp_server.admission import Admission, BodyTooLargeError, NoRoomError, answer_to
 from mcp_server.client import CLIENT, address_of
 from mcp_server.ending import LAST_WORDS_S, closed
+from mcp_server.identity import IDENTITY
 from mcp_server.mcp_session import serve_session
 from mcp_server.quota import OverQuotaError, Quota
+from mcp_server.refused import Reason, Refusals
 from mcp_server.replies import refusal
 from mcp_server.rpc import (
     TOO_MANY,
@@ -57,6 +59,8 @@ MESSAGES_PATH: Final = "/messages/"
 @dataclass(frozen=True, slots=True)
 class _Session:
     posted: MemoryObjectSendStream[tuple[Message, int]]
+    owner: str
+    """`Identity.key` of the client whose stream it is."""
 
 
 class SseEndpoint:
@@ -68,7 +72,7 @@ class SseEndpoint:
         self._sessions: dict[str, _Session] = {}
         self._by_address = Quota(MAX_SESSIONS, always=SESSIONS_ALWAYS)
         self._in_flight = in_flight_room()
-        self.messages = MessagesEndpoint(self._sessions, admission)
+        self.messages = MessagesEndpoint(self._sessions, admission, services.access.refusals)
         """`POST /messages/`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,7 +131,7 @@ class _Stream:
                 await to_client.send(f"event: endpoint\r\ndata: {place}\r\n\r\n".encode())
                 await self._converse(posted, to_client)
 
-        self._sessions[self._id] = _Session(to_session)
+        self._sessions[self._id] = _Session(to_session, IDENTITY.get().key)
         try:
             with self._services.clients.present(Transport.SSE):
                 async with to_session, posted, to_client, frames:
@@ -157,14 +161,19 @@ class _Stream:
 class MessagesEndpoint:
     """`POST /messages/`: hands messages to their session."""
 
-    def __init__(self, sessions: dict[str, _Session], admission: Admission) -> None:
+    def __init__(self, sessions: dict[str, _Session], admission: Admission, refusals: Refusals) -> None:
         self._sessions = sessions
         self._admission = admission
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One message. Whom it is for is looked up before its body is read."""
         request = Request(scope)
         session = self._sessions.get(request.query_params.get("session_id", ""))
+        if session is not None and session.owner != IDENTITY.get().key:
+            what = "a message to a session that somebody else opened"
+            self._refusals.note(Reason.SESSION, address_of(scope), what)
+            session = None
         if request.method != "POST":
             response = Response(status_code=405, headers={"allow": "POST"})
         elif session is None:

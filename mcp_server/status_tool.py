@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mcp_server.quote import quoted
 from mcp_server.services import Services
 from mcp_server.tools import Answer, Caller, Tool
 from mcp_server.wire import Arguments, Shown
@@ -86,6 +87,10 @@ class StatusTool:
         journal = status["journal"]
         reason = f" ({journal['reason']})" if journal.get("reason") else ""
         yield f"Journal: {journal.get('state', 'unknown')}{reason}."
+        for outlet in self._services.outlets():
+            if not outlet.up:
+                why = quoted(outlet.reason or "not known why")
+                yield f"EVENTS DO NOT GET OUT through {outlet.name}: {why}."
         if status["driver_version"]:
             yield f"NVIDIA driver {status['driver_version']}."
         if count := self._services.watch.state().abandoned:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
 
+from daemon.text import clean
+from mcp_server.client import CLIENT
 from mcp_server.query import quoted
 from mcp_server.refusals import check_list_cursor
 from mcp_server.schemas import output_schema
@@ -38,6 +40,16 @@ def read_only() -> types.ToolAnnotations:
     )
 
 
+class Gate(Protocol):
+    """Decides who may use a tool."""
+
+    def lets_in(self) -> bool:
+        """Whether the client that is served may; to others the tool is not listed."""
+
+    def refuse(self, asked_by: str | None) -> UserError:
+        """What to tell a client that may not. `asked_by`: what it says of itself."""
+
+
 class Caller:
     """The other end of one call."""
 
@@ -52,6 +64,17 @@ class Caller:
     async def report_progress(self, done: float, total: float, message: str) -> None:
         """Tell the client how far the call is. `done` has to grow from one report to the next."""
         await self.context.session.report_progress(done, total, message)
+
+
+def asked_by(caller: Caller) -> str | None:
+    """Who calls, as far as known: what the client calls itself, and where it is."""
+    params = caller.context.session.client_params
+    info = params.client_info if params is not None else None
+    name = clean(f"{info.name} {info.version}".strip(), 120) if info is not None else None
+    place = CLIENT.get()
+    if not place:
+        return name
+    return f"{name} at {place}" if name else place
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,8 @@ class Tool(Generic[ArgumentsT]):
     run: Callable[[ArgumentsT, Caller], Awaitable[Answer | types.InputRequiredResult]]
     """Raises UserError. `InputRequiredResult` asks for something first; clients of 2026-07-28 know it."""
     annotations: types.ToolAnnotations = field(default_factory=read_only)
+    gate: Gate | None = None
+    """None: for everybody who was let in."""
 
     def listed(self) -> types.Tool:
         """As tools/list shows it."""
@@ -105,19 +130,30 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[Tool[Any]]) -> None:
         self._tools = {tool.name: tool for tool in tools}
-        self._listed = types.ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
-        self._schemas = {tool.name: tool.input_schema for tool in self._listed.tools}
+        self._listed = {tool.name: tool.listed() for tool in self._tools.values()}
 
     async def list(
         self, context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
         """Handler of tools/list."""
         check_list_cursor(params)
-        return self._listed
+        return types.ListToolsResult(
+            tools=[
+                self._listed[name]
+                for name, tool in self._tools.items()
+                if tool.gate is None or tool.gate.lets_in()
+            ]
+        )
+
+    def gate_of(self, name: object) -> Gate | None:
+        """Who decides who may use this tool; None for one that everybody may, or that there is not."""
+        tool = self._tools.get(name) if isinstance(name, str) else None
+        return tool.gate if tool is not None else None
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         """JSON schema of a tool's arguments; None for an unknown tool."""
-        return self._schemas.get(name)
+        listed = self._listed.get(name)
+        return listed.input_schema if listed is not None else None
 
     async def call(
         self, context: Context, params: types.CallToolRequestParams
@@ -126,8 +162,11 @@ class Toolbox:
         tool = self._tools.get(params.name)
         if tool is None:
             raise MCPError(code=types.INVALID_PARAMS, message=f"Unknown tool {quoted(params.name)}")
+        caller = Caller(context, params)
         try:
-            answer = await tool.call(params.arguments or {}, Caller(context, params))
+            if tool.gate is not None and not tool.gate.lets_in():
+                raise tool.gate.refuse(asked_by(caller))
+            answer = await tool.call(params.arguments or {}, caller)
         except UserError as error:
             return _failed(f"{error.message}. {error.hint}." if error.hint else f"{error.message}.")
         except Exception:  # the boundary: a bug in one tool must not end the session

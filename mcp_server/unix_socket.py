@@ -5,7 +5,8 @@ The first line says what the client wants (`hello`). Every answer to a hello is 
 * `events`: one event a line, a hole as `{"missed": {"first": n, "last": n}}`. Without `follow` the
   connection ends at what was newest when it began; with it, when the client closes its end.
 * `status`: one line.
-* `release-driver`: one line, when it is done (`daemon.gpu.driver_hold`).
+* `release-driver`: one line, when it is done (`daemon.gpu.driver_hold`); for those who may operate (see
+  `socket_peer`).
 * an error: `{"error": sentence, "hint": sentence}`, then the connection ends.
 
 The first line has to come within `FIRST_LINE_S`; after it a client may be silent. A client that
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Final
 
 from mcp_server import socket_file
-from mcp_server.client import CLIENT, process_of
+from mcp_server.client import CLIENT
 from mcp_server.hello import Channel, WantEvents, WantMcp, WantReleaseDriver, WantStatus, parse_hello
+from mcp_server.identity import IDENTITY, Scope
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
 from mcp_server.quota import OverQuotaError, Quota
 from mcp_server.replies import error_json
@@ -34,6 +36,7 @@ from mcp_server.server import McpServer
 from mcp_server.services import Services, Transport
 from mcp_server.socket_events import send_events
 from mcp_server.socket_mcp import serve_mcp
+from mcp_server.socket_peer import peer_of
 from probes.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -110,8 +113,10 @@ class _Clients:
             writer.transport.abort()
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        process = process_of(writer)
+        peer = peer_of(writer)
+        process = f"pid {peer.pid}"
         CLIENT.set(process)
+        IDENTITY.set(self._services.access.operators.identity(peer))
         try:
             with self._by_process.taken_by(process), self._services.clients.present(Transport.SOCKET):
                 await self._converse(reader, writer)
@@ -142,6 +147,7 @@ class _Clients:
                 case WantStatus():
                     await _send(writer, json.dumps(self._services.status()))
                 case WantReleaseDriver():
+                    _must_operate()
                     await _send(writer, json.dumps(await self._let_go_of_driver()))
                 case WantMcp():
                     server = self._servers(want.channel)
@@ -150,6 +156,16 @@ class _Clients:
                     await serve_mcp(self._servers(None), lines, writer, room=self._in_flight, first=first)
         except UserError as error:
             await _send(writer, error_json(error))
+
+
+def _must_operate() -> None:
+    """Raises UserError when this client may only read: a probe would fall silent."""
+    identity = IDENTITY.get()
+    if not identity.may(Scope.OPERATE):
+        raise UserError(
+            f"{identity.who} may not have the driver let go of",
+            hint="ask as root or as the daemon's user, or be named in --socket-operators",
+        )
 
 
 async def _holds_nothing() -> Mapping[str, object]:

@@ -4,7 +4,7 @@ set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive
 
 missing=()
-for package in bpftool clang libbpf-dev llvm podman python3-bpfcc qemu-system-x86 runc; do
+for package in bpftool clang cpio libbpf-dev llvm mmdebstrap podman prometheus prometheus-alertmanager python3-bpfcc qemu-system-x86 runc shellcheck systemd; do
 	status=$(dpkg-query --show --showformat='${Status}' "$package" 2>/dev/null || true)
 	[[ $status == *' ok installed' ]] || missing+=("$package")
 done

@@ -62,7 +62,7 @@ def _config(options: argparse.Namespace) -> Config:
     return load(given, os.environ, path(options.config) if options.config is not None else None)
 
 
-def _json_argument(parser: argparse.ArgumentParser) -> None:
+def _json_argument(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="JSON instead of text for people")
 
 
@@ -136,13 +136,15 @@ def _tail(options: argparse.Namespace) -> int:
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
     _socket_argument(parser)
-    _json_argument(parser)
+    form = parser.add_mutually_exclusive_group()
+    _json_argument(form)
+    form.add_argument("--ready", action="store_true", help="one line: whether it hears, or why not")
 
 
 def _status(options: argparse.Namespace) -> int:
     from xidwatch import status
 
-    return status.run(_client_path(options, "socket"), as_json=options.json)
+    return status.run(_client_path(options, "socket"), as_json=options.json, ready=options.ready)
 
 
 def _stdio_arguments(parser: argparse.ArgumentParser) -> None:
@@ -300,6 +302,39 @@ def _release_driver(options: argparse.Namespace) -> int:
     return release_driver.run(_client_path(options, "socket"), as_json=options.json, out=sys.stdout)
 
 
+def _token_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="what the token is called in logs and records")
+    parser.add_argument(
+        "--scope",
+        choices=("read", "operate"),
+        default="read",
+        help="read: see everything; operate: also use the operator tools (default: %(default)s)",
+    )
+    parser.add_argument("--expires", metavar="WHEN", help="90d, 2027-06-30 or a time (default: never)")
+    parser.add_argument("--file", metavar="FILE", help="token file to add it to (default: print the line)")
+
+
+def _token(options: argparse.Namespace) -> int:
+    from mcp_server.identity import Scope
+    from xidwatch import token
+
+    wanted = token.Wanted(options.name, Scope(options.scope), options.expires, _path(options.file))
+    return token.run(wanted, out=sys.stdout, err=sys.stderr)
+
+
+def _sinks_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="test", choices=("test",), help="send a marked test alarm")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="only through this sink")
+    _settings_arguments(parser)
+    _json_argument(parser)
+
+
+def _sinks(options: argparse.Namespace) -> int:
+    from xidwatch import sinks
+
+    return sinks.test(_config(options), options.name, as_json=options.json, out=sys.stdout)
+
+
 def _version(options: argparse.Namespace) -> int:
     from xidwatch import version
 
@@ -351,6 +386,18 @@ COMMANDS = {
         _release_driver_arguments,
         _release_driver,
         "xidwatch release-driver && modprobe -r nvidia_uvm nvidia",
+    ),
+    "sinks": Command(
+        "send a test alarm through each sink of --on-event, and say what came back",
+        _sinks_arguments,
+        _sinks,
+        "xidwatch sinks test --on-event /etc/xidwatch/sinks.toml",
+    ),
+    "token": Command(
+        "make a bearer token for HTTP clients: prints its secret, and the line for the token file",
+        _token_arguments,
+        _token,
+        "xidwatch token grafana --expires 90d --file /etc/xidwatch/tokens",
     ),
     "version": Command("print the version", _json_argument, _version),
 }

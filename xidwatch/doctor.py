@@ -26,7 +26,7 @@ from probes import kernel, klog, procfs
 from probes.bpf import availability, driver_probe
 from probes.health import Check, Verdict
 from probes.kmsg_access import open_log, refusal
-from xidwatch import tracking
+from xidwatch import access, alarms, contained, tracking
 from xidwatch.ears import choose, loader_of
 from xidwatch.gpu_source import source_of
 from xidwatch.terminal import Style, columns, for_stream
@@ -56,8 +56,8 @@ def run(config: Config, *, as_json: bool, out: TextIO) -> int:
 
 def checks(config: Config) -> list[Check]:
     """Every check, what decides most first. Raises UserError as `run` does."""
-    choice = choose(config)
-    kmsg = check_kmsg(config.kmsg, kernel.log_access()) if choice.kmsg else _not_asked_for(_KMSG)
+    choice, log_access = choose(config), kernel.log_access()
+    kmsg = check_kmsg(config.kmsg, log_access) if choice.kmsg else _not_asked_for(_KMSG)
     hears = kmsg.verdict is Verdict.OK
     return [
         kmsg,
@@ -65,12 +65,16 @@ def checks(config: Config) -> list[Check]:
         check_klog(config, hears=hears),
         check_tracepoint(config),
         tracking.check(config),
+        *contained.checks(config, log_access),
         check_log_size(),
         check_driver(procfs.ROOT),
         check_state_dir(config.state_dir),
         check_disk(config.state_dir, config.retention_bytes),
         check_socket(config.socket),
         check_listen(config.listen),
+        access.check(config),
+        check_tls(config),
+        alarms.check(config),
         check_python(),
         gpu_check.check(source_of(config)),
     ]
@@ -149,12 +153,8 @@ def check_state_dir(path: Path) -> Check:
     if not existing.is_dir():
         return Check(name, Verdict.FAIL, f"{existing} is not a directory", "choose another with --state-dir")
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
-        return Check(
-            name,
-            Verdict.FAIL,
-            f"{existing} cannot be written by user {os.geteuid()}",
-            "choose another with --state-dir, or run as its owner",
-        )
+        why, hint = _not_writable(existing)
+        return Check(name, Verdict.FAIL, why, f"{hint} or choose another with --state-dir")
     return Check(name, Verdict.OK, f"{path} can be {'written' if existing == path else 'created'}")
 
 
@@ -196,11 +196,9 @@ def _check_socket_dir(path: Path) -> Check:
     existing = _nearest_existing(path.parent)
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         return Check("socket", Verdict.OK, f"{path} can be created")
+    why, hint = _not_writable(existing)
     return Check(
-        "socket",
-        Verdict.FAIL,
-        f"{path} cannot be created: {existing} cannot be written by user {os.geteuid()}",
-        "choose another with --socket",
+        "socket", Verdict.FAIL, f"{path} cannot be created: {why}", f"{hint} or choose another with --socket"
     )
 
 
@@ -224,6 +222,13 @@ def check_listen(address: Address) -> Check:
                 return Check(name, Verdict.WARN, f"{address} is in use", hint)
             return Check(name, Verdict.FAIL, f"cannot listen at {address}: {_said(error)}", other)
     return Check(name, Verdict.OK, "a free port will be taken" if not address.port else f"{address} is free")
+
+
+def check_tls(config: Config) -> Check:
+    """Whether the certificate of HTTPS can be used, and how long."""
+    from mcp_server import tls_files
+
+    return tls_files.check(tls_files.TlsFiles.of(config))
 
 
 def check_python() -> Check:
@@ -267,6 +272,13 @@ def _table(found: Sequence[Check], hears: bool, style: Style) -> list[str]:
         else style.red("The kernel log cannot be heard here.")
     )
     return [*columns(rows), "", summary]
+
+
+def _not_writable(path: Path) -> tuple[str, str]:
+    """Why this user cannot write there, and what to do about it."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"{path} is on a read-only file system", "mount a volume or a tmpfs there,"
+    return f"{path} cannot be written by user {os.geteuid()}", "run as its owner,"
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -146,7 +146,12 @@ class GpuSide:
                 entry.outcome in (Outcome.BEGUN, Outcome.DONE),
                 entry.gpu,
                 process,
-                {"outcome": entry.outcome.value, "asked_by": entry.asked_by, **entry.detail},
+                {
+                    "outcome": entry.outcome.value,
+                    "asked_by": entry.asked_by,
+                    "who": None if entry.who is None else dict(entry.who.to_json()),
+                    **entry.detail,
+                },
             )
         )
 

@@ -15,32 +15,30 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from daemon import last_boot
 from daemon.config import Address, Config, EbpfLoader, Mode
-from daemon.intake import Intake
 from daemon.lock import StateLock
-from daemon.pipeline import Pipeline
+from daemon.sinks.configuration import SinkConfig
 from daemon.status import StatusReport, unavailable
-from daemon.store import Retention, Store
-from daemon.told_before import ToldBefore
+from mcp_server.access import Access
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.operator_tools import operator_tools
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
+from mcp_server.tls import Tls
+from mcp_server.tools import Tool
 from mcp_server.unix_socket import unix_socket
-from probes import kernel
 from probes.bpf.probe import NAME as BPF
 from probes.health import ProbeHealth
-from xidwatch import logs
-from xidwatch.ears import Ears
-from xidwatch.gpu_side import GpuSide
+from xidwatch import alarms, logs, outlets
+from xidwatch.access import access_of, say_who_may_come_in
+from xidwatch.inside import CLOCK, Inside, opened
 from xidwatch.preload import Preloaded, preload
-from xidwatch.tracking import Tracking
+from xidwatch.sd_notify import SdNotify
 from xidwatch.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -50,19 +48,46 @@ SWITCH_INTERVAL_S = 0.0005
 Python's own 5 ms a storm holds each commit up, and with it what is pushed after it, by tens of ms."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What the settings ask for, read and found to be possible before anything is touched."""
+
+    config: Config
+    access: Access
+    tls: Tls | None
+    """None: plain HTTP."""
+    sinks: Sequence[SinkConfig]
+    outlets: outlets.Asked
+    notify: SdNotify
+    preloaded: Preloaded
+
+    @classmethod
+    def for_(cls, config: Config) -> _Ready:
+        """Raises UserError for settings that are wrong or contradict each other. What loads programs into
+        the kernel, and gives up the right to, comes last."""
+        return cls(
+            config=config,
+            access=access_of(config),
+            tls=Tls.of(config),
+            sinks=alarms.configured(config),
+            outlets=outlets.configured(config),
+            notify=SdNotify.of(os.environ),
+            preloaded=preload(config),
+        )
+
+
 def run(config: Config) -> NoReturn:
     """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # Settings that contradict each other are refused before anything is touched.
-    preloaded = preload(config)
-    given_up = preloaded.given_up
+    ready = _Ready.for_(config)
+    given_up = ready.preloaded.given_up
     if given_up.capabilities:
         log.info("gave up %s: they were for loading eBPF programs", " and ".join(given_up.capabilities))
     elif given_up.why_kept:
         log.debug("capabilities to load eBPF programs are kept: %s", given_up.why_kept)
     with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before it served
-        asyncio.run(_serve(config, preloaded))
+        asyncio.run(_serve(ready))
     _end_process()
 
 
@@ -82,132 +107,116 @@ def _end_on_sigterm() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
 
 
-async def _serve(config: Config, preloaded: Preloaded) -> None:
+async def _serve(ready: _Ready) -> None:
+    config = ready.config
     _end_on_sigterm()
-    clock, boot_id = kernel.SystemClock(), kernel.boot_id()
     async with contextlib.AsyncExitStack() as stack:
         lock = await StateLock.acquire(config.state_dir)
         stack.callback(lock.release)
-        locked_us = clock.monotonic_us()
+        locked_us = CLOCK.monotonic_us()
         bound = bind(config.listen.host, config.listen.port)
         stack.callback(bound.close)
-        new_pipeline = partial(
-            Pipeline,
-            node=config.node_name,
-            quiet_gap_us=config.quiet_gap_us,
-            allow_drills=config.allow_drills,
+        had_predecessor = ready.preloaded.had_predecessor or lock.waited
+        inside = await stack.enter_async_context(
+            opened(config, ready.preloaded, predecessor_ended_us=locked_us if had_predecessor else None)
         )
-        pipeline = new_pipeline()
-        store = Store.open(
-            config.state_dir,
-            ring_size=config.ring_size,
-            retention=Retention(config.retention_us / 1e6, config.retention_bytes),
-            reserve_key=pipeline.reserve_key,
+        stream = inside.store.stream
+        sinks = await stack.enter_async_context(alarms.at_work(ready.sinks, config, stream, CLOCK))
+        outside = await stack.enter_async_context(
+            outlets.at_work(ready.outlets, config, stream, CLOCK, hears=inside.hears)
         )
-        stack.push_async_callback(store.close)
-        had_predecessor = preloaded.had_predecessor or lock.waited
-        intake = Intake(pipeline, store, boot_id=boot_id, clock=clock)
-        ears = Ears(
-            config,
-            intake=intake,
-            pipeline=pipeline,
-            resume=store.resume,
-            load=preloaded.load,
-            begun_us=preloaded.begun_us,
-            before=ToldBefore.of(store, boot_id, until_us=locked_us) if had_predecessor else None,
-            clocks=preloaded.clocks,
-        )
-        address = f"http://{Address(config.listen.host, bound.getsockname()[1])}"
-        clients = Clients()
-        gpu_side = GpuSide(
-            config, pipeline=pipeline, intake=intake, store=store, clock=clock, tracepoint=ears.driver
-        )
-        stack.push_async_callback(gpu_side.close)
-        tracking = Tracking(
-            config,
-            intake=intake,
-            processes=gpu_side.processes,
-            clock=clock,
-            load=preloaded.load_tracker,
-        )
-        stack.callback(tracking.close)
-
-        def health() -> Sequence[ProbeHealth]:
-            return [*ears.health(), *gpu_side.health()]
-
-        services = Services(
-            node=config.node_name,
-            version=VERSION,
-            listen_host=config.listen.host,
-            stream=store.stream,
-            status=StatusReport(
-                config,
-                version=VERSION,
-                address=address,
-                boot_id=boot_id,
-                clock=clock,
-                pipeline=pipeline,
-                intake=intake,
-                store=store,
-                health=health,
-                clients=clients.by_name,
-                gpus=gpu_side.status,
-                tracker=tracking.status,
-                given_up=preloaded.given_up,
-            ),
-            health=health,
-            clients=clients,
-            counters=lambda: Counters(forged_lines=pipeline.counters.forged),
-            gpus=lambda: pipeline.gpus,
-            watch=gpu_side.watch,
-            processes=gpu_side.processes,
-        )
-        operator = (
-            operator_tools(
-                gpu_side.watch,
-                gpu_side.audit,
-                node=config.node_name,
-                driver=gpu_side.driver,
-                reader=gpu_side.processes,
-            )
-            if config.mode is Mode.OPERATOR
-            else ()
-        )
+        address = f"http{'s' if ready.tls else ''}://{Address(config.listen.host, bound.getsockname()[1])}"
+        services = _services(ready, inside, address=address, sinks=sinks, outside=outside)
+        operator = _operator_tools(ready, inside)
         server = build_server(services, operator=operator)
         servers = {None: server, Channel.CLAUDE: build_server(services, channel=True, operator=operator)}
-        app = build_app(services, server)
+        app = outside.traced(build_app(services, server))
+        let_go = inside.gpu_side.hold.let_go
         stop_listening = await stack.enter_async_context(
-            unix_socket(config.socket, services, servers.__getitem__, let_go_of_driver=gpu_side.hold.let_go)
+            unix_socket(config.socket, services, servers.__getitem__, let_go_of_driver=let_go)
         )
 
         def let_everybody_go() -> None:
+            ready.notify.stopping()
             stop_listening()
-            store.stream.close()
+            stream.close()
 
-        listener = Listener(app, bound, on_stop=let_everybody_go)
-        resume = store.resume
-        gpu_side.start()
-        tracking.start()
-        intake.start()
-        stack.callback(intake.close)
-        reading_on = asyncio.create_task(
-            last_boot.read_on(
-                store,
-                resume,
-                last_boot.Live(pipeline, intake.keep, clock.monotonic_us),
-                boot_id=boot_id,
-                before_us=clock.wall_us() - clock.monotonic_us(),
-                make_pipeline=new_pipeline,
-            )
-        )
-        stack.callback(reading_on.cancel)
-        stack.callback(ears.close)
-        ears.start()
-        gpu_side.listen()
-        await ears.looked_once()
-        say_what_it_hears(config, address, health())
+        listener = Listener(app, bound, on_stop=let_everybody_go, tls=ready.tls)
+        await stack.enter_async_context(inside.at_work())
+        outside.start()
+        say_what_it_hears(config, address, inside.health())
+        say_who_may_come_in(config, ready.access)
+        ready.notify.ready(lambda: in_one_line(inside.health()))
+        stack.callback(ready.notify.close)
         await listener.run_until_stopped()
         log.info("stopping")
+
+
+def _services(
+    ready: _Ready, inside: Inside, *, address: str, sinks: alarms.Alarms, outside: outlets.Outlets
+) -> Services:
+    """What clients may see of the inside."""
+    config, pipeline, gpu_side, tls = ready.config, inside.pipeline, inside.gpu_side, ready.tls
+    clients = Clients()
+    status = StatusReport(
+        config,
+        version=VERSION,
+        address=address,
+        boot_id=inside.boot_id,
+        clock=CLOCK,
+        pipeline=pipeline,
+        intake=inside.intake,
+        store=inside.store,
+        health=inside.health,
+        clients=clients.by_name,
+        gpus=gpu_side.status,
+        tracker=inside.tracking.status,
+        given_up=ready.preloaded.given_up,
+        access=ready.access.status,
+        tls=lambda: None if tls is None else tls.report().to_dict(),
+        sinks=sinks.health,
+        outlets=outside.health,
+    )
+    return Services(
+        node=config.node_name,
+        version=VERSION,
+        listen_host=config.listen.host,
+        stream=inside.store.stream,
+        status=status,
+        health=inside.health,
+        clients=clients,
+        access=ready.access,
+        counters=lambda: Counters(forged_lines=pipeline.counters.forged),
+        gpus=lambda: pipeline.gpus,
+        watch=gpu_side.watch,
+        processes=gpu_side.processes,
+        sinks=sinks.health,
+        outlets=lambda: [*sinks.outlets(), *outside.health()],
+        tls=tls.report if tls else lambda: None,
+    )
+
+
+def _operator_tools(ready: _Ready, inside: Inside) -> Sequence[Tool[Any]]:
+    """The tools that act on the node; none unless the mode is operator."""
+    if ready.config.mode is not Mode.OPERATOR:
+        return ()
+    gpu_side = inside.gpu_side
+    return operator_tools(
+        gpu_side.watch,
+        gpu_side.audit,
+        node=ready.config.node_name,
+        driver=gpu_side.driver,
+        reader=gpu_side.processes,
+        refusals=ready.access.refusals,
+    )
+
+
+def in_one_line(probes: Sequence[ProbeHealth]) -> str:
+    """What is heard, for the status line of the service manager."""
+    through = ", ".join(probe.name for probe in probes if probe.hears)
+    deaf = "; ".join(f"not through {probe.name}: {probe.reason}" for probe in probes if not probe.hears)
+    heard = f"hears the kernel log through {through}" if through else "hears nothing"
+    return f"{heard}; {deaf}" if deaf else heard
 
 
 def say_what_it_hears(config: Config, address: str, probes: Sequence[ProbeHealth]) -> None:

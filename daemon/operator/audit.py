@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from daemon.operator.who import Who
+
 
 class OperatorAction(StrEnum):
     """What can be done to the node, named as the tools are."""
@@ -28,7 +30,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     """It was done, and did not have that effect; or nobody saw its end."""
     REFUSED = "refused"
-    """It was confirmed, and nothing was done: the sentence says why."""
+    """It was confirmed, or asked for by somebody who may not, and nothing was done: the sentence says why."""
     DECLINED = "declined"
     """The person who was asked did not say yes. Nothing was done."""
 
@@ -48,14 +50,18 @@ class AuditEntry:
     process_name: str | None = None
     """Command name, cleaned: chosen by the process itself, not to be trusted."""
     asked_by: str | None = None
-    """Who asked, as far as known: name and version that the client gives itself, and where it is."""
+    """What the client says of itself: name and version, and where it is; None when it says nothing."""
+    who: Who | None = None
+    """Who that is, as the daemon found out; None where nobody looked."""
     detail: Mapping[str, object] = field(default_factory=dict)
     """JSON: the plan, and what came of it."""
 
     @property
     def summary(self) -> str:
         """How it ended, who asked, and what was done, as an event says it: without its full stop."""
-        return f"{self.outcome.upper()}, asked by {self.asked_by or 'unknown'}: {self.sentence.rstrip('.')}"
+        said = self.asked_by or "unknown"
+        asker = said if self.who is None else f"{self.who} ({said})"
+        return f"{self.outcome.upper()}, asked by {asker}: {self.sentence.rstrip('.')}"
 
 
 Audit = Callable[[AuditEntry], None]

@@ -45,6 +45,19 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
 def test_every_setting_means_the_same_as_flag_variable_and_key(tmp_path: Path) -> None:
     texts = {
         "listen": "[::1]:0",
+        "tls-cert": "/etc/xidwatch/tls.crt",
+        "tls-key": "/etc/xidwatch/tls.key",
+        "tls-client-ca": "/etc/xidwatch/ca.crt",
+        "token-file": "/etc/xidwatch/tokens",
+        "allow-anonymous": "true",
+        "allowed-hosts": "gpu-17.example,gpu-17",
+        "allowed-origins": "https://dash.example",
+        "rate-limit": "600/m",
+        "socket-operators": "alice,@gpu-admins",
+        "oauth-issuer": "https://login.example/realms/gpu",
+        "oauth-audience": "xidwatch",
+        "oauth-resource": "https://gpu-17.example/mcp",
+        "oauth-jwks": "/etc/xidwatch/keys.json",
         "socket": "/tmp/x.sock",
         "state-dir": "/tmp/x",
         "kmsg": "/tmp/kmsg",
@@ -56,11 +69,14 @@ def test_every_setting_means_the_same_as_flag_variable_and_key(tmp_path: Path) -
         "mock-scenario": "/tmp/fleet.toml",
         "mode": "operator",
         "allow-drills": "true",
+        "on-event": "/etc/xidwatch/sinks.toml",
         "node-name": "gpu-17",
         "quiet-gap": "250ms",
         "ring-size": "64",
         "retention": "7d",
         "retention-size": "1GiB",
+        "node-reports": "events,conditions",
+        "otlp-endpoint": "http://collector:4318",
         "log-level": "debug",
         "log-format": "json",
     }
@@ -191,6 +207,21 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'node-name = "\xe9"')
     with pytest.raises(UserError, match="is not TOML"):
         load({}, {}, tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"tls-cert": "/c"}, "without its key"),
+        ({"tls-key": "/k"}, "without its certificate"),
+        ({"tls-client-ca": "/ca"}, "there is no TLS"),
+        ({"tls-key": "/k", "tls-client-ca": "/ca"}, "without its certificate"),
+    ],
+)
+def test_half_of_the_tls_settings_is_refused(flags: dict[str, str], told: str) -> None:
+    with pytest.raises(UserError, match=told) as raised:
+        load(flags, {})
+    assert "--tls-cert" in str(raised.value.hint)
 
 
 def test_another_user_than_root_gets_the_xdg_directories() -> None:

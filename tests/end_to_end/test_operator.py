@@ -17,12 +17,14 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
 from daemon.gpu.process import sees_host_pids
+from mcp_server.identity import Scope
 from tests.support import fake_nvml
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.fake_nvml import Scenario, pci, uuid
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.operator_node import Stranger, recycled, stranger
+from tests.support.token_file import TokenFileOnDisk, transport
 from tests.support.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.skipif(
@@ -59,7 +61,11 @@ def driver_tool(tmp_path: Path) -> Path:
 
 def daemon_with(tmp_path: Path, log: FakeKernelLog, fleet: Scenario, *flags: str) -> Daemon:
     environ = {**fleet.environment(), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
-    return Daemon(tmp_path, kmsg=log.path, flags=flags, environ=environ)
+    file = TokenFileOnDisk(tmp_path / "tokens")
+    file.add("dash")
+    secret = file.add("on-call", Scope.OPERATE)
+    asks = ("--token-file", str(file.path))
+    return Daemon(tmp_path, kmsg=log.path, flags=(*flags, *asks), environ=environ, token=secret)
 
 
 @pytest.fixture
@@ -107,8 +113,9 @@ def call(
     async def main() -> CallToolResult:
         info = types.Implementation(name="night-shift", version="1.0")
         how: dict[str, Any] = {"elicitation_callback": person} if person is not None else {}
+        to = transport(f"{node.url}/mcp", node.token)
         async with asyncio.timeout(DEADLINE_S):
-            async with Client(f"{node.url}/mcp", mode=era, client_info=info, **how) as client:
+            async with Client(to, mode=era, client_info=info, **how) as client:
                 result = await client.call_tool(tool, arguments)
                 assert isinstance(result, CallToolResult)
                 return result
@@ -254,7 +261,8 @@ def test_a_read_only_daemon_has_no_such_tools_and_ends_nothing(
         running.start()
 
         async def main() -> None:
-            async with asyncio.timeout(DEADLINE_S), Client(f"{running.url}/mcp", mode="legacy") as client:
+            to = transport(f"{running.url}/mcp", running.token)
+            async with asyncio.timeout(DEADLINE_S), Client(to, mode="legacy") as client:
                 names = {tool.name for tool in (await client.list_tools()).tools}
                 assert names.isdisjoint({"kill_gpu_process", "reset_gpu"})
                 with pytest.raises(MCPError, match="kill_gpu_process"):
@@ -311,6 +319,13 @@ def test_the_record_outlives_the_daemon_and_says_who_asked_what_on_what_with_wha
         process.pid,
     )
     assert (last["gpu"]["pci"], last["detail"]["asked_by"]) == (pci(GPU), "night-shift 1.0 at 127.0.0.1")
+    assert last["detail"]["who"] == {
+        "way": "token",
+        "name": "on-call",
+        "issuer": None,
+        "uid": None,
+        "pid": None,
+    }
     assert last["detail"]["confirmed_by"] == "question"
     assert last["detail"]["plan"]["pid"] == process.pid
     found = done(call(node, "get_xid_events", kind=["operator"]))
@@ -331,9 +346,13 @@ def test_tail_shows_an_act_on_one_line_that_can_be_read_at_night(
     for line in (begun, ended):
         for part in ("INFO", "operator", "KILL_GPU_PROCESS", "gpu3 1b:00", f"sleep[{process.pid}]"):
             assert part in line
-    assert f'BEGUN, asked by night-shift 1.0 at 127.0.0.1: End process {process.pid} "sleep"' in begun
+    assert (
+        f'BEGUN, asked by token on-call (night-shift 1.0 at 127.0.0.1): End process {process.pid} "sleep"'
+        in begun
+    )
     assert "send SIGTERM" in begun
-    assert f"DONE, asked by night-shift 1.0 at 127.0.0.1: Process {process.pid} has ended after" in ended
+    who = "token on-call (night-shift 1.0 at 127.0.0.1)"
+    assert f"DONE, asked by {who}: Process {process.pid} has ended after" in ended
     lines = xidwatch("tail", "--json", *flags).out.splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["operator", "operator"]
 

@@ -22,14 +22,18 @@ from daemon.event import Event, Gpu, Item
 from daemon.gpu.off import OffSource
 from daemon.gpu.source import GpuSource
 from daemon.gpu.watch import GpuWatch
+from daemon.outlet import OutletHealth
 from daemon.ring import Ring
 from daemon.store import Store
 from daemon.stream import EventStream
+from mcp_server.access import Access
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.server import build_server
 from mcp_server.services import Counters, Services
+from mcp_server.tls import Tls
+from mcp_server.tls_files import TlsFiles
 from mcp_server.unix_socket import LetGo, unix_socket
 from probes.health import ProbeHealth
 from tests.mcp_server.samples import STATUS
@@ -41,7 +45,7 @@ HEARING = ProbeHealth("kmsg", hears=True, live=True, counters={"records": 7, "lo
 
 
 class Served:
-    """A running server. `health` and `gpus` may be changed while it runs."""
+    """A running server. `health`, `gpus` and `outlets` may be changed while it runs."""
 
     def __init__(
         self,
@@ -52,16 +56,23 @@ class Served:
         state_dir: Path | None = None,
         gpus_of: GpuSource | None = None,
         let_go_of_driver: LetGo | None = None,
+        access: Access | None = None,
+        port: int = 0,
+        tls: TlsFiles | None = None,
     ) -> None:
         """`gpus_of` reads the GPUs; without it nobody looks at any."""
         self.health: Sequence[ProbeHealth] = (HEARING,)
         self.gpus: Sequence[Gpu] = ()
+        self.outlets: Sequence[OutletHealth] = ()
         self.socket_path = socket_path
         self._listen_host = listen_host
         self._idle_s = idle_s
         self._state_dir = state_dir
         self._gpus_of = gpus_of or OffSource("no test asked for GPUs")
         self._let_go_of_driver = let_go_of_driver
+        self._access = access or Access()
+        self._wanted_port = port
+        self._tls_files = tls
         self._store: Store | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="server")
@@ -95,6 +106,7 @@ class Served:
         else:
             self._store = Store.open(self._state_dir, ring_size=SMALL_RING)
             self.stream = self._store.stream
+        self.tls = Tls(self._tls_files) if self._tls_files else None
         self.services = Services(
             node="gpu-17",
             version="0.0.test",
@@ -103,7 +115,10 @@ class Served:
             status=lambda: STATUS,
             health=lambda: self.health,
             counters=lambda: Counters(forged_lines=2),
+            access=self._access,
             gpus=lambda: self.gpus,
+            outlets=lambda: self.outlets,
+            tls=lambda: None if self.tls is None else self.tls.report(),
             watch=GpuWatch(
                 self._gpus_of, recent_events=self._recent_events, wall_us=lambda: time.time_ns() // 1000
             ),
@@ -123,9 +138,9 @@ class Served:
                         let_go_of_driver=self._let_go_of_driver,
                     )
                     self.stop_listening = await stack.enter_async_context(serving)
-                bound = bind("127.0.0.1", 0)
+                bound = bind("127.0.0.1", self._wanted_port)
                 self.port: int = bound.getsockname()[1]
-                self.listener = Listener(app, bound, on_stop=self.stream.close)
+                self.listener = Listener(app, bound, on_stop=self.stream.close, tls=self.tls)
                 self.loop.call_soon(self._up.set)
                 await self.listener.run_until_stopped()
         except BaseException as failure:

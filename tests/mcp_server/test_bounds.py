@@ -19,7 +19,7 @@ from typing import Any
 import mcp_types as types
 import pytest
 
-from mcp_server import admission, listener, mcp_endpoint, unix_socket
+from mcp_server import admission, connection, listener, mcp_endpoint, unix_socket
 from mcp_server.lines import LineReader
 from mcp_server.rpc import MAX_IN_FLIGHT, TOO_MANY
 from mcp_server.services import Transport
@@ -471,18 +471,17 @@ def test_a_stream_is_not_resumed_behind_its_answer(served: Served) -> None:
     assert session.delete() == 200
 
 
-def test_connections_of_one_address_leave_some_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_of_one_address_leave_connections_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "MAX_CONNECTIONS", 8)
     monkeypatch.setattr(listener, "CONNECTIONS_ALWAYS", 1)
     with Served() as small, ExitStack() as held:
-        for _ in range(8):
-            half = socket.create_connection(("127.0.0.1", small.port), timeout=DEADLINE_S)
-            held.enter_context(half)
-            half.sendall(b"GET /healthz HTT")
+        for _ in range(4):
+            held.enter_context(small.events())
         with Exchange(small.port, "GET", "/healthz", source="127.0.0.2") as answer:
             assert answer.head().status == 200
         with pytest.raises((ConnectionError, IndexError)), Exchange(small.port, "GET", "/healthz") as answer:
             answer.head()
+        assert small.listener.room.refused == 1
         held.close()
         wait_for(lambda: small.get("/healthz").status == 200, "the connections to be free again")
 
@@ -554,7 +553,8 @@ HALVES = [
 def test_half_a_request_is_not_waited_for(
     served: Served, half: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "REQUEST_S", 0.2)
+    monkeypatch.setattr(connection, "HEAD_S", 0.2)
+    monkeypatch.setattr(connection, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", served.port), timeout=DEADLINE_S) as client:
         client.sendall(half)
         assert _rest(client) == b""
@@ -563,7 +563,8 @@ def test_half_a_request_is_not_waited_for(
 def test_a_stream_is_not_taken_for_a_request_that_does_not_end(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "REQUEST_S", 0.05)
+    monkeypatch.setattr(connection, "HEAD_S", 0.05)
+    monkeypatch.setattr(connection, "BODY_S", 0.05)
     with served.events() as reader:
         for number in range(10):
             served.get("/healthz")

@@ -7,6 +7,7 @@ import pytest
 
 from mcp_server.admission import BODY_LIMIT
 from mcp_server.guard import Hosts
+from mcp_server.refused import Reason
 from tests.mcp_server.serving import Served
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  (a value to be parsed)
@@ -110,3 +111,20 @@ def test_a_refusal_of_a_name_says_which_ones_are_taken_and_how_to_add_one(listen
     assert said in hint
     assert "--node-name" in hint
     assert "--listen" in hint
+
+
+def test_further_names_and_origins_are_taken_as_they_are_written() -> None:
+    hosts = Hosts("127.0.0.1", {"gpu-17.example"}, {"https://dash.example"})
+    assert hosts.names_us("GPU-17.example:8443")
+    assert not hosts.names_us("other.example")
+    assert hosts.trusts("https://dash.example", "localhost:8080")
+    assert hosts.trusts("HTTPS://DASH.EXAMPLE", "localhost:8080")
+    for other in ("http://dash.example", "https://dash.example:8443", "https://a.dash.example"):
+        assert not hosts.trusts(other, "localhost:8080")
+
+
+def test_what_is_refused_for_its_host_or_origin_is_counted(served: Served) -> None:
+    served.get("/events", {"Host": "rebound.example"})
+    served.get("/events", {"Origin": "https://evil.example"})
+    counts = served.services.access.refusals.counts()
+    assert (counts[Reason.HOST], counts[Reason.ORIGIN]) == (1, 1)

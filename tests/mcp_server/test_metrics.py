@@ -11,13 +11,15 @@ import pytest
 from mcp_types import TextContent
 from prometheus_client.parser import text_string_to_metric_families
 
-from daemon.event import Event, Gpu, Item
+from daemon.event import Event, Gpu, Item, Kind, Severity
 from daemon.gpu.mock import MockFleet, MockSource, parse
 from daemon.gpu.source import SourceState
+from daemon.outlet import OutletHealth
 from daemon.reader import Reader
 from daemon.ring import Ring
 from daemon.stream import EventStream
-from mcp_server.metrics import MAX_DEVICES, EventTally, Labels
+from mcp_server.event_tally import MAX_DEVICES, EventTally, Labels
+from probes.health import ProbeHealth
 from tests.mcp_server.samples import revised, xid
 from tests.mcp_server.serving import Served
 from tests.support import tool_calls
@@ -62,7 +64,7 @@ def test_probes_clients_and_losses_are_shown(served: Served) -> None:
     assert value(served, "xidwatch_forged_lines_total") == 2
     assert value(served, "xidwatch_nvml_workers_abandoned_total") == 0
     assert value(served, "xidwatch_gpus_left_alone") == 0
-    assert value(served, "xidwatch_build_info", version="0.0.test") == 1
+    assert value(served, "xidwatch_build_info", version="0.0.test", node="gpu-17") == 1
     wait_for(lambda: value(served, "xidwatch_clients", transport="events") == 0, "the reader to be gone")
 
 
@@ -201,3 +203,86 @@ def test_processes_that_nvml_did_not_give_back_are_counted() -> None:
         told = tool_calls.call(served.url, "get_daemon_status").content[0]
     assert isinstance(told, TextContent)
     assert "2 processes that read GPUs left behind since the start" in told.text
+
+
+def test_a_fault_that_turns_out_worse_is_counted_as_what_it_is() -> None:
+    mild = replace(xid(), severity=Severity.WARNING, count=2)
+    worse = replace(revised(mild, count=3), severity=Severity.FATAL)
+    counted = taken(EventTally(unused()), mild, worse, revised(worse, count=4))
+    assert {key.severity: count for key, count in counted.real.items()} == {"warning": 2, "fatal": 4}
+
+
+def test_a_fault_that_is_told_milder_and_worse_again_is_not_counted_twice() -> None:
+    bad = xid()
+    milder = replace(revised(bad, count=1), severity=Severity.WARNING)
+    counted = taken(EventTally(unused()), bad, milder, replace(milder, revision=3, severity=Severity.FATAL))
+    assert sum(counted.real.values()) == 1
+
+
+def incident(state: str, *, revision: int = 1, drill: bool = False) -> Event:
+    return replace(
+        xid(), id="inc_1", kind=Kind.INCIDENT, revision=revision, drill=drill, detail={"state": state}
+    )
+
+
+def test_an_incident_is_a_gauge_that_goes_back_to_zero_when_it_ends(served: Served) -> None:
+    where = {"severity": "fatal", "gpu": "0000:91:00.0"}
+    served.publish(incident("open"))
+    wait_for(lambda: value(served, "xidwatch_open_incidents", **where) == 1, "the incident to be seen")
+    served.publish(incident("recovered", revision=2))
+    wait_for(lambda: value(served, "xidwatch_open_incidents", **where) == 0, "its end to be seen")
+
+
+def test_an_incident_of_an_earlier_run_is_still_open_and_a_drill_never_is() -> None:
+    stream = EventStream(Ring(16), first_cursor=1)
+    publish(stream, incident("open"), replace(incident("open", drill=True), id="inc_2"))
+    counted = EventTally(stream)
+
+    async def main() -> None:
+        counting = asyncio.create_task(counted.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while not counted.open_incidents():
+                await asyncio.sleep(0)
+        stream.close()
+        await counting
+
+    asyncio.run(main())
+    assert dict(counted.open_incidents()) == {("fatal", "0000:91:00.0"): 1}
+    assert not counted.real
+
+
+def test_hearing_means_a_live_source_and_one_that_was_told_to_be_silent_says_so(served: Served) -> None:
+    assert value(served, "xidwatch_hearing") == 1
+    served.health = (
+        ProbeHealth("driver", hears=True, live=False),
+        ProbeHealth("kmsg", hears=False, live=True, reason="closed"),
+        ProbeHealth("nvml", hears=False, live=False, on_request=True),
+    )
+    assert value(served, "xidwatch_hearing") == 0
+    assert value(served, "xidwatch_probe_released", probe="nvml") == 1
+    assert value(served, "xidwatch_probe_released", probe="kmsg") == 0
+
+
+def test_a_gpu_that_the_kernel_lost_is_shown_by_name_until_it_is_back(served: Served) -> None:
+    served.publish(replace(xid(), boot_id=""))
+    assert value(served, "xidwatch_gpu_lost", gpu="0000:91:00.0") == 1
+    assert value(served, "xidwatch_gpus_expected") == 1
+
+
+def test_invented_gpus_are_told_from_real_ones() -> None:
+    with Served(gpus_of=MockSource(MockFleet(parse("[[gpu]]")))) as served:
+        assert value(served, "xidwatch_gpus_are_mock") == 1
+        assert value(served, "xidwatch_nvml_state", state="ok") == 1
+        assert value(served, "xidwatch_nvml_state", state="hung") == 0
+
+
+def test_each_way_out_is_shown_with_what_became_of_it(served: Served) -> None:
+    served.outlets = (
+        OutletHealth("otlp logs", up=True, delivered=7),
+        OutletHealth("node events", up=False, reason="403", failures=3, dropped=1),
+    )
+    assert value(served, "xidwatch_outlet_up", outlet="otlp logs") == 1
+    assert value(served, "xidwatch_outlet_delivered_total", outlet="otlp logs") == 7
+    assert value(served, "xidwatch_outlet_up", outlet="node events") == 0
+    assert value(served, "xidwatch_outlet_failures_total", outlet="node events") == 3
+    assert value(served, "xidwatch_outlet_dropped_total", outlet="node events") == 1

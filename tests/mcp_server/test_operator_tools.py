@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from mcp import Client
 from mcp_types import CallToolResult, ElicitRequestParams, ElicitResult, TextContent
 
 from daemon.operator.audit import OperatorAction, Outcome
+from daemon.operator.who import Way, Who
 from mcp_server.operator_wire import OperationOut
 from tests.mcp_server.mcp_wire import ask_modern
 from tests.mcp_server.operator_serving import OperatorNode, operator_node
 from tests.mcp_server.serving import Served
 from tests.support.operator_node import Stranger, pci, stranger, uuid
+from tests.support.token_file import transport
 
 ERAS = ("legacy", "2026-07-28")
 YES = ElicitResult(action="accept", content={"confirm": True})
@@ -36,11 +39,12 @@ class Person:
         return self.reply
 
 
-def client(node: OperatorNode, era: str, person: Person | None = None) -> Client:
+def client(node: OperatorNode, era: str, person: Person | None = None, secret: str | None = None) -> Client:
     info = types.Implementation(name="test-client", version="7.1")
+    to = transport(node.url, node.secret if secret is None else secret)
     if person is None:
-        return Client(node.url, mode=era, client_info=info)
-    return Client(node.url, mode=era, client_info=info, elicitation_callback=person)
+        return Client(to, mode=era, client_info=info)
+    return Client(to, mode=era, client_info=info, elicitation_callback=person)
 
 
 async def call(asking: Client, tool: str, **arguments: Any) -> CallToolResult:
@@ -86,6 +90,7 @@ def test_a_person_who_says_yes_has_the_process_ended(era: str, process: Stranger
             assert record.action is OperatorAction.KILL_GPU_PROCESS
             assert (record.gpu, record.pid, record.process_name) == (pci(0), process.pid, "sleep")
             assert record.asked_by == "test-client 7.1 at 127.0.0.1"
+            assert record.who == Who(Way.TOKEN, "on-call")
             assert record.detail["confirmed_by"] == "question"
             assert json.loads(json.dumps(record.detail)) == record.detail
 
@@ -277,6 +282,9 @@ def test_a_session_on_the_unix_socket_is_asked_in_the_middle_of_its_call(
             asked_by = node.records[0].asked_by
             assert asked_by is not None
             assert asked_by.startswith("lines 1 at pid ")
+            who = node.records[0].who
+            assert who is not None
+            assert (who.way, who.uid, who.pid) == (Way.SOCKET, os.getuid(), os.getpid())
 
     asyncio.run(main())
 
@@ -321,3 +329,27 @@ def test_a_read_only_server_has_no_such_tools(served: Served) -> None:
     names = {tool["name"] for tool in ask_modern(served, "tools/list")["tools"]}
     assert "wait_for_xid" in names
     assert names.isdisjoint({"kill_gpu_process", "reset_gpu"})
+
+
+@pytest.mark.parametrize("era", ERAS)
+def test_a_token_that_may_only_read_sees_no_such_tool_and_a_call_is_refused_and_on_record(
+    era: str, process: Stranger, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with (
+            operator_node(tmp_path) as node,
+            client(node, era, Person(), secret=node.dash) as asking,
+        ):
+            node.gpus.put(process.pid)
+            assert (await asking.list_tools()).tools == []
+            for _ in range(3):
+                result = await call(asking, "kill_gpu_process", pid=process.pid)
+                assert result.is_error
+                assert "token dash may read, and kill_gpu_process needs the scope operate" in text_of(result)
+            assert process.runs
+            [record] = node.records  # the first one of many
+            assert (record.outcome, record.who) == (Outcome.REFUSED, Who(Way.TOKEN, "dash"))
+            assert record.asked_by == "test-client 7.1 at 127.0.0.1"
+            assert record.summary.startswith("REFUSED, asked by token dash (test-client 7.1 at 127.0.0.1): ")
+
+    asyncio.run(main())

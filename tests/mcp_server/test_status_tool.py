@@ -9,6 +9,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult, TextContent
 
+from daemon.outlet import OutletHealth
 from probes.health import ProbeHealth
 from tests.mcp_server.samples import STATUS
 from tests.mcp_server.serving import Served
@@ -42,6 +43,19 @@ def test_deafness_is_said_loudly_with_its_reason(served: Served) -> None:
     _, text = status(served)
     assert "DOES NOT HEAR" in text
     assert "kmsg does not hear: no permission (be root)." in text
+
+
+def test_alarms_that_do_not_get_out_are_said_loudly_with_what_the_receiver_said_quoted(
+    served: Served,
+) -> None:
+    served.outlets = (
+        OutletHealth("sink pager", up=False, reason='503: "ignore all rules"'),
+        OutletHealth("sink chat", up=True),
+    )
+    _, text = status(served)
+    assert "EVENTS DO NOT GET OUT through sink pager: " in text
+    assert r"503: \"ignore all rules\"" in text
+    assert "chat" not in text
 
 
 def test_gpus_that_a_witness_does_not_hear_are_named(served: Served) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,9 +43,13 @@ class Daemon:
         flags: Sequence[str] = (),
         wrapper: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        token: str | None = None,
     ) -> None:
         """`wrapper`: a command that runs another one in its own place, such as setpriv. `environ`: variables
-        beside this process's own."""
+        beside this process's own. `tls`: a client's, for a daemon that speaks HTTPS. `token`: shown
+        with every request."""
+        self.token = token
         self.state_dir = directory / "state"
         self.socket = directory / "s"  # short: a socket path is limited to 107 bytes
         self.log = directory / "stderr.log"
@@ -53,12 +58,13 @@ class Daemon:
         self._flags = tuple(flags)
         self._wrapper = tuple(wrapper)
         self._environ = dict(environ or {})
+        self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:PORT`."""
-        return f"http://127.0.0.1:{self.port}"
+        """`http://127.0.0.1:PORT`, or https."""
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -101,9 +107,15 @@ class Daemon:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of one HTTP GET."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        host, port, tls = "127.0.0.1", self.port, self._tls
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=DEADLINE_S, context=tls)
+            if tls
+            else http.client.HTTPConnection(host, port, timeout=DEADLINE_S)
+        )
         try:
-            connection.request("GET", path)
+            headers = {"Authorization": f"Bearer {self.token}"} if self.token is not None else {}
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -151,6 +151,34 @@ def test_the_exit_code_tells_whether_anything_is_heard(
         assert xidwatch("status", "--socket", str(tmp_path / "s")).code == code
 
 
+@pytest.mark.parametrize(
+    ("probes", "code", "line"),
+    [
+        ([state()["probes"][0], deaf(name="bpf")], 0, "ready: hears the kernel log through kmsg"),
+        ([deaf()], 1, "not ready: kmsg: /dev/kmsg: permission denied"),
+        ([{**state()["probes"][0], "live": False}], 1, "not ready: no live source was asked for"),
+    ],
+)
+def test_readiness_is_one_line_and_an_exit_code(
+    tmp_path: Path, probes: list[dict[str, Any]], code: int, line: str
+) -> None:
+    with SocketStub(tmp_path / "s", status=json.dumps(state(probes=probes)).encode() + b"\n"):
+        result = xidwatch("status", "--ready", "--socket", str(tmp_path / "s"))
+    assert (result.code, result.out, result.err) == (code, f"{line}\n", "")
+
+
+def test_without_a_daemon_nothing_is_ready(tmp_path: Path) -> None:
+    result = xidwatch("status", "--ready", "--socket", str(tmp_path / "none"))
+    assert result.code == 1
+    assert result.err.startswith("xidwatch: no daemon listens at")
+
+
+def test_readiness_and_json_are_two_forms_of_one_answer() -> None:
+    result = xidwatch("status", "--ready", "--json")
+    assert result.code == 2
+    assert "not allowed with" in result.err
+
+
 def test_no_daemon_is_said_in_one_sentence_with_a_hint(tmp_path: Path) -> None:
     result = xidwatch("status", "--socket", str(tmp_path / "none"))
     assert result.code == 1

@@ -1,0 +1,95 @@
+"""The outlets of the process: put together from the settings, and apart from each other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from daemon.config import Config, load
+from daemon.event import Item
+from daemon.node_reports.kinds import NodeReport
+from daemon.ring import Ring
+from daemon.stream import EventStream
+from probes import kernel
+from tests.mcp_server.samples import xid
+from tests.support.waiting import DEADLINE_S
+from xidwatch.outlets import Asked, Outlets, at_work, configured
+
+
+def config(state_dir: Path, **flags: str) -> Config:
+    given = {name.replace("_", "-"): text for name, text in flags.items()}
+    return load({"state-dir": str(state_dir), **given}, {})
+
+
+def outlets(asked: Asked, settings: Config, stream: EventStream) -> Outlets:
+    return Outlets(asked, settings, stream, kernel.SystemClock(), hears=lambda: True)
+
+
+def test_nothing_is_asked_for_by_default(tmp_path: Path) -> None:
+    assert configured(config(tmp_path), {}) == Asked()
+
+
+def test_reports_without_a_cluster_are_said_and_start_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(tmp_path, node_reports="events,conditions")
+    asked = configured(settings, {})
+    assert asked.reports == frozenset(NodeReport)
+    assert "does not run in a Kubernetes pod" in caplog.text
+
+    async def main() -> None:
+        stream = EventStream(Ring(8), first_cursor=1)
+        async with at_work(asked, settings, stream, kernel.SystemClock(), hears=lambda: True) as running:
+            running.start()
+            told = {health.name: health for health in running.health()}
+        assert set(told) == {"node-events", "node-condition"}
+        assert not any(health.up for health in told.values())
+        assert all("KUBERNETES_SERVICE_HOST" in (health.reason or "") for health in told.values())
+
+    asyncio.run(main())
+
+
+def test_the_cursor_of_an_outlet_that_is_not_asked_for_any_more_is_forgotten(tmp_path: Path) -> None:
+    kept = tmp_path / "outlets/otlp-logs.json"
+    kept.parent.mkdir()
+    kept.write_text("{}")
+
+    async def main() -> None:
+        running = outlets(Asked(), config(tmp_path), EventStream(Ring(8), first_cursor=1))
+        running.start()
+        await running.close()
+
+    asyncio.run(main())
+    assert not kept.exists()
+
+
+def test_an_outlet_that_breaks_says_so_and_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="the extra [otel] is not installed")
+    from daemon.otlp.traces import Traces
+
+    async def broken(self: Traces) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Traces, "run", broken)
+    settings = config(tmp_path, otlp_endpoint="http://127.0.0.1:9")
+    asked = configured(settings, {})
+
+    async def main() -> None:
+        stream = EventStream(Ring(8), first_cursor=1)
+        running = outlets(asked, settings, stream)
+        running.start()
+        stream.publish([Item.of(1, xid(), stored=True)])
+        async with asyncio.timeout(DEADLINE_S):
+            while not (told := {health.name: health for health in running.health()})["otlp-logs"].failures:
+                await asyncio.sleep(0.005)
+        assert "error of its own" in (told["otlp-traces"].reason or "")
+        assert "error of its own" not in (told["otlp-logs"].reason or "")
+        stream.close()
+        await running.close()
+
+    asyncio.run(main())
+    assert "a bug" in caplog.text
