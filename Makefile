@@ -6,12 +6,14 @@
 #   make bench   measure latency, loss and memory on this machine
 #   make bpf     build the eBPF programs anew (needs clang, llvm-strip and libbpf's headers: libbpf-dev);
 #                BPF_OUT=DIR puts them elsewhere, to compare
+#   make manifests  render deploy/manifests from the Helm chart, and the schema of its values
+#   make docs    build the documents as a site, strictly; DOCS_OUT=DIR puts it elsewhere than build/site
 #   make lock    resolve the lock files anew (needs uv)
 #   make clean   remove what the above left, the virtual environment included
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test lint format bench bpf lock clean
+.PHONY: run test lint format bench bpf manifests docs lock clean
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -49,10 +51,21 @@ bpf:
 			-c probes/bpf/$${object%.o}.c -o $(BPF_OUT)/$$object; \
 		llvm-strip -g $(BPF_OUT)/$$object; done
 
+manifests: .venv/.dev
+	$(BIN)/python -m tests.deploy.render $(ARGS)
+
+# Material prints that it and MkDocs will have successors: nothing that a page could mend.
+DOCS_OUT ?= build/site
+docs: .cache/docs/.installed
+	NO_MKDOCS_2_WARNING=1 .cache/docs/bin/mkdocs build --quiet --strict --site-dir $(abspath $(DOCS_OUT))
+
 lock:
 	uv pip compile pyproject.toml - <<<'setuptools>=77' -o requirements.lock $(UV_FLAGS)
 	uv pip compile pyproject.toml --extra dev - <<<'setuptools>=77' -c requirements.lock \
 		-o requirements-dev.lock $(UV_FLAGS)
+	uv pip compile pyproject.toml --extra otel - <<<'setuptools>=77' -c requirements.lock \
+		-o requirements-otel.lock $(UV_FLAGS)
+	uv pip compile - <<<'mkdocs-material>=9.8,<10' -o docs/requirements.lock $(UV_FLAGS)
 UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:
@@ -74,4 +87,10 @@ clean:
 
 .venv/.dev: requirements-dev.lock .venv/.runtime
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+.cache/docs/.installed: docs/requirements.lock | .venv/bin/python
+	@rm -rf .cache/docs
+	@$(BIN)/python -m venv .cache/docs
+	@.cache/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
 	@touch $@

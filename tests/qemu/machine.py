@@ -56,11 +56,14 @@ def _fetch() -> None:
         subprocess.run([str(script), str(KERNELS)], capture_output=True, check=False, timeout=_LIMIT_S)
 
 
-def boot(image: Path, initramfs: Path, scratch: Path) -> dict[str, dict[str, Any]]:
+def boot(
+    image: Path, initramfs: Path, scratch: Path, *, memory_mb: int = 1024, limit_s: float = _LIMIT_S
+) -> dict[str, dict[str, Any]]:
     """What the guest says of each trial. Raises AssertionError, with the console, when it does not end."""
     said = scratch / "said"
     command = [
-        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024"),
+        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"),
+        *("-m", str(memory_mb)),
         *("-display", "none", "-no-reboot", "-nic", "none", "-monitor", "none"),
         *("-serial", "stdio", "-serial", f"file:{said}"),
         *("-kernel", str(image), "-initrd", str(initramfs)),
@@ -68,7 +71,7 @@ def boot(image: Path, initramfs: Path, scratch: Path) -> dict[str, dict[str, Any
     ]
     try:
         done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_LIMIT_S, check=False
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=limit_s, check=False
         )
         console = done.stdout + done.stderr
     except subprocess.TimeoutExpired as late:
