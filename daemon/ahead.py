@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from daemon.same_line import apart, first_line, is_fragment_of
+from daemon.same_line import apart, contradict, first_line, is_fragment_of
 from probes.line import KernelLine, Origin
 
 STATE_KEY = "ahead of the log"
@@ -111,6 +111,8 @@ class EarlierAhead:
 def _is_shown_by(told: KernelLine, kernel_us: int, ahead: Ahead) -> bool:
     line = ahead.line
     if line.boot_id != told.boot_id or apart(line.kernel_us, kernel_us) > ahead.tolerance_us:
+        return False
+    if contradict(line, told):
         return False
     return first_line(line.text) == first_line(told.text) or is_fragment_of(line, told)
 

@@ -77,6 +77,11 @@ class _Doubt:
     gone: Ahead | None = None
     """As it went on before the log showed it; None while it waits."""
     settled: bool = False
+    """It waits no longer, and did not go on by itself."""
+
+    @property
+    def waits(self) -> bool:
+        return self.gone is None and not self.settled
 
 
 class Confirmation:
@@ -164,10 +169,11 @@ class Confirmation:
         """The driver has told of a line by itself. Gives back the waiting line that `is_named` knows by its
         text and by when it was printed (CLOCK_MONOTONIC), the last of several; None when there is none.
 
-        That line waits no longer, and the log's is news: the driver's word is what the log will prove."""
+        That line waits no longer, and the log's is news: the driver's word is what the log will prove. It
+        stays known as heard, so that the log's is not taken for another line of this text."""
         for doubt in reversed(self._waiting):
             if not doubt.settled and is_named(doubt.line.text, stamp_of(doubt.line)):
-                self._settle(doubt)
+                doubt.settled = True
                 return doubt.line
         return None
 
@@ -229,10 +235,13 @@ class Confirmation:
         if doubt is None:
             self._told.add(beginning(line.text), kernel_us, line.arrival_us, line)
             return (line,)
+        is_news = doubt.settled
         self._settle(doubt)
         self._records.hear(line)
         if doubt.gone is not None:
             return (Proof(doubt.gone.line, line),)
+        if is_news:
+            return (line,)
         return (as_logged(doubt.line, line), line)
 
     def _settle(self, doubt: _Doubt) -> None:
@@ -279,7 +288,7 @@ class Confirmation:
             near = [*self._doubts.near(text, stamp, self._clock.sure_us(stamp))]
             far = self._doubts.near(text, stamp, self._clock.tolerance_us(stamp))
             possible = [doubt for doubt in near if may_be_same(doubt.line, told)] or [
-                doubt for doubt in far if doubt.gone is not None and may_be_same(doubt.line, told)
+                doubt for doubt in far if not doubt.waits and may_be_same(doubt.line, told)
             ]
         nearest = min(
             possible,

@@ -26,7 +26,7 @@ from daemon.fragment import place_of
 from daemon.log_clock import LogClock
 from daemon.shelf import Shelf
 from daemon.witness import Sighting
-from probes.line import KernelLine
+from probes.line import KernelLine, Origin
 
 PROBE: Final = "driver"
 """Name of this witness."""
@@ -142,13 +142,16 @@ class DriverWitness:
         self._waiting.remove(report)
 
     def named_alone(self, line: KernelLine) -> KernelLine | None:
-        """The word that went out alone, as it went out, and that names this unproved line."""
+        """The word that went out alone, as it went out, and that names this unproved line. Where the log
+        shows that line, glued, it is the line of that word, which is no other's then."""
         key, printed_us = _key(line.text), self._printed_us(line)
         if key is None:
             return None
         for each in (*self._earlier, *self._alone.of(key.shelf)):
             is_near = 0 <= each.ahead.stamp_us - printed_us <= PROVES_US
             if is_near and names(each.ahead.line.text, line.text):
+                if line.origin is Origin.KERNEL:
+                    self._shown(each)
                 return each.ahead.line
         return None
 
@@ -161,9 +164,7 @@ class DriverWitness:
         nearest = min(possible, key=lambda each: _apart(each, line), default=None)
         if nearest is None:
             return None
-        if nearest in self._earlier:
-            self._earlier.remove(nearest)
-        self._alone.remove(nearest)
+        self._shown(nearest)
         return nearest.ahead.line
 
     def due(self, now_us: int) -> Sequence[KernelLine | tuple[KernelLine, Told]]:
@@ -194,6 +195,11 @@ class DriverWitness:
             if key is not None:
                 self._earlier.append(_Alone(each, key.message))
 
+    def _shown(self, alone: _Alone) -> None:
+        if alone in self._earlier:
+            self._earlier.remove(alone)
+        self._alone.remove(alone)
+
     def _take_proved(self, report: KernelLine, key: _Key, message: str, within_us: int) -> Told | None:
         near = self._told.near(key.shelf, _stamp(report), within_us)
         return self._take_nearest(
@@ -214,15 +220,19 @@ class DriverWitness:
 
     def stand_alone(self, report: KernelLine) -> KernelLine:
         """Its word as a line of its own; the log may yet show the line."""
-        stamp = _stamp(report)
-        kernel_us = self._clock.kernel_us(stamp)
-        line = replace(report, kernel_us=stamp if kernel_us is None else kernel_us)
+        line, stamp = self.as_line(report), _stamp(report)
         # The driver speaks after it has printed, and never before.
         ahead = Ahead(line, stamp, _NEAR_US)
         key = _key(report.text)
         if key is not None:
             self._alone.add(key.shelf, stamp, report.arrival_us, _Alone(ahead, key.message))
         return line
+
+    def as_line(self, report: KernelLine) -> KernelLine:
+        """Its word under an estimate of the log's time, where the log has shown the line already."""
+        stamp = _stamp(report)
+        kernel_us = self._clock.kernel_us(stamp)
+        return replace(report, kernel_us=stamp if kernel_us is None else kernel_us)
 
     def _printed_us(self, line: KernelLine) -> int:
         """When a line was printed, by CLOCK_MONOTONIC; when it was read, where the log's clock is unknown."""

@@ -249,7 +249,7 @@ def play(lines: Iterable[KernelLine], make_pipeline: Callable[[], Pipeline], *, 
     take(playback.next_boot(next_boot))
     take(playback.end())
     rows = made[0].snapshot().faults if made else {}
-    unproved = {event.id for event in events.values() if event.origin is Origin.UNKNOWN}
+    unproved = {event.id for event in events.values() if event.origin == Origin.UNKNOWN}
     return Played(list(events.values()), Snapshot(mark_unproved(rows, unproved), None))
 
 

@@ -75,4 +75,4 @@ class Recovered:
 
 def _is_proved(home: OpenFault | None) -> bool:
     home = standing(home)
-    return home is not None and home.event.origin is Origin.KERNEL
+    return home is not None and home.event.origin == Origin.KERNEL

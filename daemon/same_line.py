@@ -28,7 +28,12 @@ def apart(one_us: int | None, other_us: int | None) -> int:
 
 def may_be_same(heard: KernelLine, told: KernelLine) -> bool:
     """True when what eBPF heard can be this line of the log, or the fragment that tells of its fault."""
-    return is_whole(heard, told) or is_fragment_of(heard, told)
+    return not contradict(heard, told) and (is_whole(heard, told) or is_fragment_of(heard, told))
+
+
+def contradict(heard: KernelLine, told: KernelLine) -> bool:
+    """True when both say who printed the line, and not the same: then there are two lines."""
+    return Origin.UNKNOWN not in (heard.origin, told.origin) and heard.origin is not told.origin
 
 
 def is_whole(heard: KernelLine, told: KernelLine) -> bool:

@@ -270,8 +270,11 @@ class Testimony:
         from now on what the driver says."""
         if told.is_proved:
             self._named_by_driver(told.sighting, report)
-        else:
-            self._settle(Proof(told.line, self._driver.stand_alone(report)))
+            return
+        is_in_the_log = told.line.probe != BPF or told.line.origin is not Origin.UNKNOWN
+        # Only what the log has not shown may be the line that it shows next: else a repeat would be lost.
+        alone = self._driver.as_line(report) if is_in_the_log else self._driver.stand_alone(report)
+        self._settle(Proof(told.line, alone))
 
     def _named_by_driver(self, sighting: Sighting, report: KernelLine) -> None:
         self._counters.witnessed_again += 1

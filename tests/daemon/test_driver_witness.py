@@ -100,6 +100,32 @@ def test_repeats_of_which_the_log_lost_one_are_both_counted() -> None:
     assert ears.pipeline.counters.driver_alone == 1
 
 
+def test_a_glued_line_that_the_driver_proved_takes_no_repeat_of_which_its_word_was_lost() -> None:
+    ears = Heard()
+    ears.pipeline.log_clock(AHEAD_US, 1_000_000)
+    ears.take(by_driver(1_000_000))
+    ears.take(by_kmsg(1_000_000, f"usb 1-1: new device {LOGGED}", seq=1))
+    ears.take(by_kmsg(1_150_000, seq=2))
+    ears.pass_time(60_000_000)
+    assert sum(event.count for event in ears.events()) == 2
+
+
+def test_a_word_that_stood_alone_for_a_glued_line_takes_no_repeat_after_a_kill() -> None:
+    """The word for the repeat was lost with the process."""
+    ears = Heard()
+    ears.pipeline.log_clock(AHEAD_US, 1_000_000)
+    ears.take(by_driver(1_000_000))
+    ears.pass_time(1_100_000)
+    after = Heard()
+    after.revisions += ears.revisions
+    after.revisions += after.pipeline.restore(ears.pipeline.snapshot(), boot_id=BOOT, now_us=1_200_000)
+    after.pipeline.log_clock(AHEAD_US, 1_000_000)
+    after.take(by_kmsg(1_000_000, f"usb 1-1: new device {LOGGED}", delay_us=300_000, seq=1))
+    after.take(by_kmsg(1_050_000, delay_us=300_000, seq=2))
+    after.pass_time(60_000_000)
+    assert sum(event.count for event in after.events()) == 2
+
+
 def test_with_the_log_switched_off_it_stands_alone_and_is_proved() -> None:
     ears = Heard()
     report = by_driver(1_000_000, REPORTED.replace(": 31,", ": 79,"))

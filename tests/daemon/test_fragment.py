@@ -14,7 +14,7 @@ from daemon.event import Event, Severity
 from daemon.fragment import beginning, is_fragment, place_of
 from daemon.nvml_witness import NvmlEvent, NvmlEventKind
 from daemon.pipeline import Pipeline
-from probes.line import KernelLine, Origin
+from probes.line import KernelLine, Origin, Reached
 from tests.support.records import BOOT, EPOCH_US, GPU, Heard, record, xid
 
 AHEAD_US = 31_000
@@ -55,9 +55,13 @@ def by_driver(printed_us: int = 1_000_000) -> KernelLine:
     return record(SAID, stamp, arrival_us=stamp + 160, probe="driver")
 
 
-def heard(*lines: KernelLine, measured: bool = True, allow_drills: bool = False) -> list[Event]:
-    """The events that come of these, in their last form."""
+def heard(
+    *lines: KernelLine, measured: bool = True, allow_drills: bool = False, kmsg_lags: bool = False
+) -> list[Event]:
+    """The events that come of these, in their last form. `kmsg_lags`: /dev/kmsg is read, but late."""
     ears = Heard(Pipeline(node="test-node", allow_drills=allow_drills))
+    if kmsg_lags:
+        ears.pipeline.reached(Reached(0, 1), 1)
     if measured:
         ears.pipeline.log_clock(AHEAD_US, 1_000_000)
     for line in sorted(lines, key=lambda each: each.arrival_us):
@@ -267,3 +271,22 @@ def test_a_piece_is_what_stands_where_the_record_tells_of_its_fault() -> None:
 def test_a_piece_is_told_by_the_wall_clock_of_its_first_witness() -> None:
     [event] = heard(by_bpf(XID), by_kmsg(BEHIND))
     assert event.time_us == EPOCH_US + 1_000_000 + AHEAD_US + 100
+
+
+def test_a_line_that_two_probes_say_another_printed_is_two_lines() -> None:
+    """The kernel's, glued, which the log shows late, beside a process's of the same text."""
+    piece = by_bpf(XID, 1_003_000, origin=Origin.KERNEL)
+    forged = by_kmsg(XID, 1_000_000, delay_us=500_000, origin=Origin.USERSPACE, seq=1)
+    [event] = heard(piece, forged, by_kmsg(BEHIND, 1_002_980, delay_us=500_000, seq=2))
+    assert (event.origin, event.count) == (Origin.KERNEL, 1)
+    assert [witness.probe for witness in event.witnesses] == ["bpf", "kmsg"]
+
+
+def test_a_piece_of_which_the_driver_spoke_keeps_its_record_from_a_forged_copy() -> None:
+    lost = xid(79, "pid=7, name=fault, GPU has fallen off the bus.")
+    said = record(xid(79, "GPU has fallen off the bus."), 1_031_006, arrival_us=1_031_400, probe="driver")
+    copies = (1_000_200, 1_000_250)
+    lines = [by_bpf(lost), *(by_bpf(lost, at_us, delay_us=200) for at_us in copies), said]
+    shown = [by_kmsg(f"usb 1-1: new device {lost}", 999_980, delay_us=600_000, seq=1)]
+    shown += [by_kmsg(lost, at_us, delay_us=700_000, origin=Origin.USERSPACE) for at_us in copies]
+    assert sum(event.count for event in heard(*lines, *shown, kmsg_lags=True) if not event.drill) == 1

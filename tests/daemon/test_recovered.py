@@ -7,7 +7,7 @@ from dataclasses import replace
 from daemon.event import Event, Kind
 from probes.klog import LogLine, Look
 from probes.line import KernelLine, Origin, Reached
-from tests.support.records import Heard, lost, record, xid
+from tests.support.records import BOOT, Heard, lost, record, xid
 
 AHEAD_US = 31_000
 
@@ -152,3 +152,16 @@ def test_a_gap_of_another_probe_says_nothing_of_it() -> None:
     reached(ears, 1_030_000, end=True)
     [gap] = gaps(ears)
     assert "recovered" not in gap.detail
+
+
+def test_a_line_that_was_proved_before_a_restart_is_recovered_as_proved() -> None:
+    ears = caught_up()
+    ears.take(replace(by_bpf(fault(7), 1_000_000), origin=Origin.KERNEL))
+    after = Heard()
+    saved = ears.pipeline.snapshot()
+    after.revisions += after.pipeline.restore(saved, boot_id=BOOT, now_us=1_010_000 + AHEAD_US)
+    after.pipeline.log_clock(AHEAD_US, 1_000_000)
+    after.take(lost(100, 900, 1_020_000 + AHEAD_US))
+    reached(after, 1_100_000, end=True)
+    counters = after.pipeline.counters
+    assert (counters.recovered, counters.recovered_unproved) == (1, 0)

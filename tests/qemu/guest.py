@@ -43,11 +43,14 @@ HEARD_WITHIN_S = 20.0
 USER_LINE = "NVRM: Xid (PCI:0000:91:00): 79, written by a process"
 KERNEL_LINE = "NVRM: Xid["
 """Begins the line that the kernel prints when a program of the name `NVRM: Xid` dies of a bad address."""
+NAME = "NVRM: Xid (PCI:0000:92:00): 79, pid=7, name=x, GPU has fallen off the bus."
+"""Of a cgroup."""
+MEMORY_BYTES = 32_000_000
 
 
-def mount(kind: str, at: str) -> None:
+def mount(kind: str, at: str, options: str = "") -> None:
     Path(at).mkdir(parents=True, exist_ok=True)
-    if _libc.mount(kind.encode(), at.encode(), kind.encode(), 0, None) != 0:
+    if _libc.mount(kind.encode(), at.encode(), kind.encode(), 0, options.encode()) != 0:
         raise OSError(ctypes.get_errno(), f"cannot mount {kind}")
 
 
@@ -67,18 +70,41 @@ def crash() -> None:
     os.waitpid(pid, 0)
 
 
-def listen(*, then_give_up: bool = False) -> dict[str, object]:
+def run_out_of_memory() -> None:
+    """Have the kernel report it: the name of the victim's cgroup goes out by a call of its own."""
+    cpuset, memory = (Path("/tmp") / kind / name for kind, name in (("cpuset", NAME), ("memory", "small")))
+    for kind, group in (("cpuset", cpuset), ("memory", memory)):
+        mount("cgroup", str(group.parent), kind)
+        group.mkdir()
+    for what in ("cpuset.cpus", "cpuset.mems"):
+        (cpuset / what).write_text((cpuset.parent / what).read_text())
+    (memory / "memory.limit_in_bytes").write_text(str(MEMORY_BYTES))
+
+    def takes_too_much() -> None:
+        for group in (cpuset, memory):
+            (group / "tasks").write_text(str(os.getpid()))
+        taken = bytearray(2 * MEMORY_BYTES)
+        for page in range(0, len(taken), resource.getpagesize()):
+            taken[page] = 1
+        os._exit(0)
+
+    run_to_its_end(takes_too_much)
+
+
+def listen(*, then_give_up: bool = False, first: Callable[[], None] | None = None) -> dict[str, object]:
     """Start a probe, have a process and the kernel say something, and tell what was heard."""
-    return asyncio.run(_listen(then_give_up=then_give_up))
+    return asyncio.run(_listen(then_give_up=then_give_up, first=first))
 
 
-async def _listen(*, then_give_up: bool) -> dict[str, object]:
+async def _listen(*, then_give_up: bool, first: Callable[[], None] | None) -> dict[str, object]:
     lines: list[KernelLine] = []
     probe = BpfProbe(lambda batch: lines.extend(item for item in batch.items if isinstance(item, KernelLine)))
     probe.start()
     gone: tuple[str, ...] = ()
     if then_give_up:
         gone = give_up(needed=availability.needed_while_running(surroundings.look())).capabilities
+    if first is not None:
+        first()
     say(USER_LINE)
     crash()
     deadline = time.monotonic() + HEARD_WITHIN_S
@@ -95,6 +121,7 @@ async def _listen(*, then_give_up: bool) -> dict[str, object]:
         "counters": dict(health.counters),
         "user": [line.origin for line in lines if line.text == USER_LINE],
         "kernel": [line.origin for line in lines if line.text.startswith(KERNEL_LINE)],
+        "named": [line.origin for line in lines if line.text == NAME],
         "doctor": asdict(availability.check()),
         "state": probe_state(),
     }
@@ -111,6 +138,10 @@ def probe_state() -> str | None:
 
 def quiet() -> dict[str, object]:
     return listen()
+
+
+def named() -> dict[str, object]:
+    return listen(first=run_out_of_memory)
 
 
 def loud() -> dict[str, object]:
@@ -235,6 +266,7 @@ TRIALS: tuple[Callable[[], dict[str, object]], ...] = (
     no_btf,
     memlock,
     given_up,
+    named,
     driver,
     tracked,
     lockdown,

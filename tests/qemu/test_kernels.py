@@ -6,13 +6,17 @@ are packages of Debian and Ubuntu, downloaded on first use into .cache/kernels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.qemu import machine
+from daemon.event import Event, Severity
+from probes.bpf.probe import NAME as BPF
+from probes.line import Origin
+from tests.qemu import guest, machine
+from tests.support.records import Heard, record
 
 Trials = dict[str, dict[str, Any]]
 VERSIONS = ("5.10", "5.15", "6.1")
@@ -87,6 +91,30 @@ def test_the_hook_is_the_best_that_the_kernel_has_and_it_hears_or_the_state_says
         assert MUTED in heard["reason"]
         assert "kernel.printk=5" in heard["doctor"]["hint"]
         assert heard["user"] == heard["kernel"] == []
+
+
+def test_a_name_that_the_kernel_prints_by_a_call_of_its_own_is_proved_by_no_hook(
+    booted: tuple[str, Trials],
+) -> None:
+    """As `tests/end_to_end/test_continued_line.py` does on this machine's kernel."""
+    version, trials = booted
+    heard = trials["named"]
+    expected = HOOKS[version, "quiet"]
+    if heard["state"] is not None:
+        assert hook(heard) == expected
+        return
+    assert heard["named"] == ["unknown"]
+    assert heard["kernel"] == ["kernel" if expected.startswith("fexit") else "unknown"]
+    [event] = told_by_it_alone(Origin(heard["named"][0]))
+    assert (event.code, event.origin, event.severity) == (79, Origin.UNKNOWN, Severity.WARNING)
+
+
+def told_by_it_alone(origin: Origin) -> Sequence[Event]:
+    """What a daemon that hears nothing else makes of the name."""
+    ears = Heard()
+    ears.take(record(guest.NAME, 1_000_000, origin=origin, probe=BPF))
+    ears.pass_time(60_000_000)
+    return ears.events()
 
 
 def test_the_doctor_explains_the_choice(booted: tuple[str, Trials]) -> None:
