@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class Member:
     """Kernel time of its last record."""
     sign: Sign = field(init=False, compare=False)
     """What it reports."""
+    _saved: str | None = field(init=False, default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sign", Sign.of(self.event))
@@ -184,13 +186,14 @@ class Member:
 
     # -- saved state ---------------------------------------------------------------------------
 
-    def dump(self) -> dict[str, Any]:
-        """As a JSON object, for `load`."""
-        return {
-            "event": to_dict(self.event, 0, stored=True),
-            "first_us": self.first_us,
-            "last_us": self.last_us,
-        }
+    def dump(self) -> str:
+        """As JSON, for `load`. Made once: an incident is saved whole when one of its members changes."""
+        if self._saved is None:
+            event = to_dict(self.event, 0, stored=True)
+            text = json.dumps({"event": event, "first_us": self.first_us, "last_us": self.last_us})
+            object.__setattr__(self, "_saved", text)
+            return text
+        return self._saved
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Member:

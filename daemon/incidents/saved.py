@@ -45,15 +45,16 @@ _AS_THEY_ARE = (
 
 def dump(incident: Incident) -> str:
     """The state of an incident as one line of JSON."""
-    return json.dumps(
+    state = json.dumps(
         {name: getattr(incident, name) for name in _AS_THEY_ARE}
         | {
-            "members": [member.dump() for member in incident.members],
             "processes": list(incident.processes.items()),
             "escalations": [asdict(each) for each in incident.escalations],
             "closing": asdict(incident.closing) if incident.closing is not None else None,
         }
     )
+    members = ", ".join(member.dump() for member in incident.members)
+    return f'{state[:-1]}, "members": [{members}]}}'
 
 
 def load(text: str) -> Incident:
