@@ -105,9 +105,13 @@ class Access(TokenVerifier):
             identity=identity,
         )
 
+    def has_expired(self, identity: Identity) -> bool:
+        """Whether the time of what somebody was let in with is over."""
+        return identity.expires is not None and identity.expires <= self.now()
+
     def still_holds(self, identity: Identity) -> bool:
         """Whether somebody who was let in would be let in now."""
-        if identity.expires is not None and identity.expires <= self.now():
+        if self.has_expired(identity):
             return False
         if identity.who.way is Way.TOKEN and self.tokens is not None:
             return identity.key in self.tokens.keyring.keys

@@ -114,13 +114,16 @@ class Door:
             raise _too_many(wait_s, Reason.RATE, f"too many requests: the limit is {self._access.rate}")
 
     async def _refuse(self, error: RefusedError, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        path = clean(without_secrets(scope["path"]), 80)
-        what = f"{clean(scope['method'], 10)} {path}: {error}"
-        self._access.refusals.note(error.reason, address_of(scope), what)
+        self._note(error, scope)
         if _has_body(Headers(scope=scope)):
             with suppress(OSError):
                 await swallow(receive)
         await self._answer(error, scope, receive, send)
+
+    def _note(self, error: RefusedError, scope: AsgiScope) -> None:
+        path = clean(without_secrets(scope["path"]), 80)
+        what = f"{clean(scope['method'], 10)} {path}: {error}"
+        self._access.refusals.note(error.reason, address_of(scope), what)
 
     async def _answer(self, error: RefusedError, scope: AsgiScope, receive: Receive, send: Send) -> None:
         answer = refusal(error.error, error.status)
@@ -159,8 +162,9 @@ class Door:
             if held.has_begun:
                 self._access.refusals.note(reason, address_of(scope), f"{error}: its stream was ended")
                 await held.end()
-            else:
-                await self._refuse(error, scope, receive, send)
+            else:  # what lies behind has read the body: nothing more would come but the end
+                self._note(error, scope)
+                await self._answer(error, scope, receive, send)
 
     @contextmanager
     def _holding(self, held: _Held) -> Iterator[None]:
@@ -181,7 +185,7 @@ class Door:
         """Other tokens are in force: end what was opened with one that is gone."""
         for held in [*self._held]:
             if not self._access.still_holds(held.identity):
-                held.scope.cancel()
+                held.let_go()
 
 
 class _Held:
@@ -196,23 +200,33 @@ class _Held:
         self.has_expired = False
         self._access = access
         self._send = send
+        self._is_whole = False
+        """True once its headers have told how long the body is: less of it would be no HTTP."""
         self._is_over = False
 
     def expire(self) -> None:
         """The time of the token is over."""
         self.has_expired = True
-        self.scope.cancel()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End it, unless all that is left to send is the body of an answer whose length was announced."""
+        if not self._is_whole:
+            self.scope.cancel()
 
     async def send(self, message: Message) -> None:
         """Pass on one message of the answer, unless the token is gone."""
-        if self.has_begun:
+        if not self._is_whole:
             self._access.look_again()
             if not self._access.still_holds(self.identity):
+                self.has_expired = self._access.has_expired(self.identity)
                 self.scope.cancel()
             if self.scope.cancel_called:
                 await anyio.lowlevel.checkpoint()  # raises
                 return
-        self.has_begun = True
+        if message["type"] == "http.response.start":
+            self.has_begun = True
+            self._is_whole = "content-length" in Headers(raw=message["headers"])
         self._is_over = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
 

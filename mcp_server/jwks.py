@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Protocol
@@ -138,7 +138,7 @@ def keys_in(found: object) -> Sequence[PyJWK]:
         raise NoKeysError("the issuer's keys are no JWK set")
     try:
         keys = PyJWKSet.from_dict(found).keys
-    except (PyJWTError, ValueError, TypeError, AttributeError) as error:
+    except (PyJWTError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise NoKeysError(f"the issuer's keys are no JWK set: {type(error).__name__}") from None
     # A key for HMAC in a public set is a mistake, and would make everybody an issuer.
     return [key for key in keys if key.public_key_use in ("sig", None) and key.key_type != "oct"][:MOST_KEYS]
@@ -182,13 +182,25 @@ def _get_json(url: str) -> object:
     request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 (http or https)
     try:
         with _OPENER.open(request, timeout=FETCH_S) as answer:
-            return _json(answer.read(MOST_BYTES + 1), url)
+            return _json(_read(answer), url)
     except urllib.error.HTTPError as error:
         error.close()
         raise NoKeysError(f"{url} answers {error.code}") from None
     except (OSError, HTTPException, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise NoKeysError(f"{url}: {str(why)[:200]}") from None
+
+
+def _read(answer: HTTPResponse) -> bytes:
+    """The body as far as it is looked at. Raises TimeoutError: the timeout of a connection is for each of its
+    pieces, and as long as one fetch is under way there is no other."""
+    ends_at = time.monotonic() + FETCH_S
+    data = b""
+    while len(data) <= MOST_BYTES and (piece := answer.read1(MOST_BYTES + 1 - len(data))):
+        data += piece
+        if time.monotonic() > ends_at:
+            raise TimeoutError(f"its answer takes longer than {FETCH_S:g} s")
+    return data
 
 
 def _read_json(path: Path) -> object:

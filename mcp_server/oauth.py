@@ -8,6 +8,7 @@ asked of the issuer but its keys (see `jwks`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,7 @@ from jwt import PyJWK
 from jwt.exceptions import (
     ExpiredSignatureError,
     ImmatureSignatureError,
+    InvalidAlgorithmError,
     InvalidAudienceError,
     InvalidIssuerError,
     InvalidSignatureError,
@@ -56,6 +58,10 @@ class BadTokenError(Exception):
     def __init__(self, message: str, *, has_expired: bool = False) -> None:
         super().__init__(message)
         self.has_expired = has_expired
+
+
+class AnotherKeyError(BadTokenError):
+    """The access token was not signed with this key: what it says is not to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,7 @@ class OAuth:
         for key in candidates:
             try:
                 return self._identity(self._claims(token, key))
-            except BadTokenError as error:
+            except AnotherKeyError as error:
                 problem = error
         raise problem
 
@@ -167,10 +173,14 @@ class OAuth:
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "iss", "aud"]},
             )
+        except (InvalidSignatureError, InvalidAlgorithmError):
+            raise AnotherKeyError("the signature of the access token is wrong") from None
         except InvalidTokenError as error:
             raise BadTokenError(_why(error), has_expired=isinstance(error, ExpiredSignatureError)) from None
         except PyJWTError:  # a key of another family than the token's algorithm
-            raise BadTokenError("the signature of the access token is wrong") from None
+            raise AnotherKeyError("the signature of the access token is wrong") from None
+        except OverflowError:  # its end is infinite
+            raise BadTokenError(_MALFORMED) from None
         return claims
 
     def _identity(self, claims: Mapping[str, Any]) -> Identity:
@@ -180,9 +190,13 @@ class OAuth:
             raise BadTokenError("the access token names nobody")
         scopes = _scopes(claims)
         name = clean(subject, 120)
-        key = "\0".join(("oauth", self.settings.issuer, subject, str(client), *sorted(scopes)))
+        key = json.dumps(["oauth", self.settings.issuer, subject, client, *sorted(scopes)])
         who = Who(Way.OAUTH, name, issuer=self.settings.issuer)
-        return Identity(who, scopes, key, float(claims["exp"]) + LEEWAY_S)
+        try:
+            expires = float(claims["exp"]) + LEEWAY_S
+        except OverflowError:
+            raise BadTokenError(_MALFORMED) from None
+        return Identity(who, scopes, key, expires)
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[Scope]:
@@ -207,5 +221,4 @@ _WHY: Final = {
     ImmatureSignatureError: "the access token is not valid yet",
     InvalidAudienceError: "the access token is for another service",
     InvalidIssuerError: "the access token is from another issuer",
-    InvalidSignatureError: "the signature of the access token is wrong",
 }

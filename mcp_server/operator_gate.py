@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from daemon.operator.audit import Audit, AuditEntry, OperatorAction, Outcome
@@ -49,16 +50,17 @@ class OperatorGate:
         who = IDENTITY.get().who
         message = f"{_named(who)} may read, and {self._action.value} needs the scope operate"
         self._refusals.note(Reason.SCOPE, CLIENT.get(), f"{who} asked for {self._action.value}")
-        told_at, since = self._recorded.get(who, (None, 0))
+        somebody = replace(who, pid=None)  # a user has as many processes as they like
+        told_at, since = self._recorded.get(somebody, (None, 0))
         now = self._now()
         if told_at is not None and now - told_at < RECORDED_AGAIN_S:
-            self._recorded[who] = (told_at, since + 1)
+            self._recorded[somebody] = (told_at, since + 1)
         else:
             more = f" {since} more such calls since the last record." if since else ""
             sentence = f"{message}; nothing was done.{more}"
             self._audit(AuditEntry(self._action, Outcome.REFUSED, sentence, asked_by=asked_by))
-            self._recorded[who] = (now, 0)
-            self._recorded.move_to_end(who)
+            self._recorded[somebody] = (now, 0)
+            self._recorded.move_to_end(somebody)
             while len(self._recorded) > MOST_REMEMBERED:
                 self._recorded.popitem(last=False)
         return UserError(message, hint=_HINTS[who.way])

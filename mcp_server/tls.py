@@ -127,6 +127,9 @@ class Tls:
                 self._take_over(found)
         except UserError as error:
             self._refuse(found, error.message)
+        except Exception as error:  # the boundary: no content of a file keeps clients from what is in force
+            if self._refuse(found, "an error inside xidwatch: its log has the details"):
+                log.error("reading the TLS files failed", exc_info=error)
 
     def _take_over(self, found: Signature) -> None:
         now = time.time()
@@ -144,10 +147,13 @@ class Tls:
             log.info("TLS files are again those in force")
         self._refused = None
 
-    def _refuse(self, found: Signature | None, reason: str) -> None:
+    def _refuse(self, found: Signature | None, reason: str) -> bool:
+        """Keep what is in force; whether that was news."""
         if found is None:
             self._seen = None
         self._refused = reason
-        if self._logged != (found, reason):
-            self._logged = found, reason
-            log.warning("TLS files are not taken over, the former ones stay in force: %s", reason)
+        if self._logged == (found, reason):
+            return False
+        self._logged = found, reason
+        log.warning("TLS files are not taken over, the former ones stay in force: %s", reason)
+        return True

@@ -8,6 +8,7 @@ clock makes look so, is for the caller to judge.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import ssl
 import stat
@@ -27,6 +28,8 @@ ENDS_SOON_S: Final = 14 * 86_400
 SETTLED_S: Final = 1.0
 """A file that changed within this time may change again without looking different: the clock of a file
 system has ticks."""
+MOST_BYTES: Final = 1024 * 1024
+"""Of a file. A whole system's list of authorities has a quarter of that."""
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption. TLS 1.3 has no other ones."""
 
@@ -150,9 +153,18 @@ def check(files: TlsFiles | None) -> Check:
 
 def _read(path: Path, what: str) -> str:
     try:
-        return path.read_bytes().decode("ascii", "replace")
+        # A pipe in the file's place would otherwise be waited for until somebody writes into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UserError(f"{what} {path} is no regular file", hint="name a file in PEM")
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, what, error) from None
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{what} {path} is longer than {MOST_BYTES} bytes", hint="name a file in PEM")
+    # Words between the blocks may be of any language; OpenSSL takes text in ASCII only.
+    return data.decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def _unreadable(path: Path, what: str, error: OSError) -> UserError:
@@ -218,18 +230,21 @@ def _try(context: ssl.SSLContext, leaf: str, files: TlsFiles) -> Certificate:
             f"a client would refuse the TLS certificate {files.certificate}: {_words(why)}",
             hint="a server's certificate has serverAuth among its extended key usages, or has none",
         ) from None
+    except ValueError as error:  # its dates or its names are none
+        raise _unusable(error, files) from None
 
 
 def _trust(context: ssl.SSLContext, path: Path) -> str:
     text, _ = _pem(path, _CLIENT_CA, "CERTIFICATE")
     try:
         context.load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError) as error:
+        reason = expired_authorities(context.get_ca_certs())
+    except (ssl.SSLError, ValueError) as error:  # ValueError: its dates or its names are none
         why = error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
         raise UserError(
             f"{_CLIENT_CA} {path} cannot be used: {_words(why)}", hint="it holds certificates in PEM"
         ) from None
-    if reason := expired_authorities(context.get_ca_certs()):
+    if reason is not None:
         raise UserError(
             f"{_CLIENT_CA} {path}: {reason}", hint="no client could connect; give one that is valid"
         )

@@ -81,6 +81,8 @@ def _add(token: Token, path: Path) -> None:
     except BadLineError as error:
         hint = "choose another name, or mend the file"
         raise UserError(f"{path} stays as it is: {error}", hint=hint) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} stays as it is: it is no text in UTF-8", hint="name a token file") from None
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UserError(f"cannot write the token file {path}: {why}", hint="run as its owner") from None

@@ -166,6 +166,15 @@ def test_a_token_is_printed_with_the_line_that_holds_its_hash() -> None:
         assert (refused.code, said in refused.err) == (2, True), refused.err
 
 
+def test_a_token_is_not_added_to_a_file_that_is_none(tmp_path: Path) -> None:
+    binary = tmp_path / "xidwatch.db"
+    binary.write_bytes(b"SQLite format 3\0\xff\xfe\n")
+    refused = xidwatch("token", "a", "--file", str(binary))
+    assert (refused.code, refused.out) == (2, "")
+    assert f"{binary} stays as it is: it is no text in UTF-8" in refused.err
+    assert binary.read_bytes().startswith(b"SQLite format 3")
+
+
 def test_doctor_says_who_may_come_in_and_never_a_secret(tmp_path: Path, disk: TokenFileOnDisk) -> None:
     def door(*flags: str) -> dict[str, str]:
         found = xidwatch("doctor", "--json", "--state-dir", str(tmp_path), *flags)

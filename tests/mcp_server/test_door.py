@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import http.client
 import json
 import socket
@@ -21,13 +22,14 @@ from mcp_server.access import FAILURES, Access
 from mcp_server.door import Door
 from mcp_server.identity import IDENTITY, Identity, Scope
 from mcp_server.refused import Reason
+from mcp_server.services import Transport
 from mcp_server.token_file import TokenFile
 from mcp_server.tokens import new_secret
 from tests.mcp_server.samples import xid
 from tests.mcp_server.serving import Reply, Served, SseReader
-from tests.mcp_server.speaking import INITIALIZE, INITIALIZED, call
+from tests.mcp_server.speaking import INITIALIZE, INITIALIZED, MODERN, MODERN_META, Exchange, call
 from tests.support.token_file import TokenFileOnDisk, bearer
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_for
 
 EVERYTHING = [
     *("/readyz", "/metrics", "/version", "/events", "/events.json", "/mcp", "/sse", "/messages/"),
@@ -112,6 +114,17 @@ def test_a_token_in_the_url_does_not_count(behind: Served, disk: TokenFileOnDisk
 def test_a_token_in_another_form_does_not_count(behind: Served, disk: TokenFileOnDisk, way: str) -> None:
     reply = ask(behind, "/version", {"Authorization": way.format(disk.secrets["on-call"])})
     assert reply.status == 401
+
+
+def test_a_word_that_somebody_chose_lets_nobody_in_though_its_hash_is_in_the_file(
+    behind: Served, disk: TokenFileOnDisk
+) -> None:
+    for word in ("hunter2", "xidwatch_hunter2", "", new_secret()[:-1]):
+        disk.write(f"dash  operate  sha256:{hashlib.sha256(word.encode()).hexdigest()}\n")
+        assert ask(behind, "/version", bearer(word)).status == 401
+    right = new_secret()
+    disk.write(f"dash  operate  sha256:{hashlib.sha256(right.encode()).hexdigest()}\n")
+    assert ask(behind, "/version", bearer(right)).status == 200
 
 
 def test_no_answer_log_metric_or_status_repeats_a_secret(
@@ -205,6 +218,19 @@ def test_a_quiet_stream_ends_by_itself_when_its_token_expires(disk: TokenFileOnD
         assert access.refusals.counts()[Reason.EXPIRED_TOKEN] == 1
 
 
+def test_a_stream_whose_token_expired_when_the_clock_was_set_is_told_as_that(disk: TokenFileOnDisk) -> None:
+    now = [1_000.0]
+    secret = disk.add("brief", expires=2_000)
+    access = Access(tokens=TokenFile(disk.path, now=lambda: now[0]), now=lambda: now[0])
+    with Served(access=access, idle_s=3_600) as served, stream(served, "/events", secret) as connection:
+        guest = SseReader(connection)
+        now[0] = 3_000.0
+        served.publish(xid())
+        assert not any("data" in frame for frame in iter(guest.frame, {}))
+        assert access.refusals.counts()[Reason.EXPIRED_TOKEN] == 1
+        assert access.refusals.counts()[Reason.REVOKED_TOKEN] == 0
+
+
 def test_the_push_stream_of_a_session_and_the_old_transport_end_too(
     behind: Served, disk: TokenFileOnDisk
 ) -> None:
@@ -222,6 +248,56 @@ def test_the_push_stream_of_a_session_and_the_old_transport_end_too(
             said = each.makefile("rb").read()  # to its end: the connection closes with the stream
             assert said.endswith(b"0\r\n\r\n")
     assert ask(behind, "/version", bearer(disk.secrets["dash"])).status == 200
+
+
+@pytest.mark.parametrize("wakes", ["an event", "a request of somebody"])
+def test_a_call_that_waits_is_refused_when_its_token_is_taken_away_meanwhile(
+    behind: Served, disk: TokenFileOnDisk, access: Access, caplog: pytest.LogCaptureFixture, wakes: str
+) -> None:
+    secret = disk.add("guest")
+    asked = call(1, "wait_for_xid", timeout_s=600)
+    asked["params"]["_meta"] = MODERN_META
+    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": "wait_for_xid"}
+    body = json.dumps(asked).encode()
+    with Exchange(behind.port, "POST", "/mcp", body, {**headers, **bearer(secret)}) as waiting:
+        wait_for(lambda: behind.services.clients.counts()[Transport.MCP] == 1, "the call to come in")
+        disk.remove("guest")
+        if wakes == "an event":
+            behind.publish(xid())
+        else:
+            assert ask(behind, "/healthz").status == 200
+        answer = waiting.body()
+    assert waiting.status == 401
+    assert b"token guest is not let in any more" in answer
+    assert b"NVRM" not in answer
+    assert access.refusals.counts()[Reason.REVOKED_TOKEN] == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_an_answer_whose_length_was_announced_is_not_cut_in_the_middle(
+    disk: TokenFileOnDisk, access: Access
+) -> None:
+    sent: list[Message] = []
+    start: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    body: Message = {"type": "http.response.body", "body": b"ok"}
+
+    async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
+        await send(start)
+        disk.remove("dash")
+        access.look()
+        await send(body)
+
+    async def take(message: Message) -> None:
+        sent.append(message)
+
+    async def nothing() -> Message:
+        raise AssertionError("nobody reads the body")
+
+    secret = bearer(disk.secrets["dash"])["Authorization"]
+    headers = [(b"authorization", secret.encode())]
+    scope = {"type": "http", "path": "/version", "method": "GET", "headers": headers}
+    asyncio.run(Door(app, access)({**scope, "client": ("10.0.0.7", 1)}, nothing, take))
+    assert sent == [start, body]
 
 
 # -- sessions ------------------------------------------------------------------------------------

@@ -7,8 +7,11 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,23 @@ def test_a_token_that_is_not_for_this_daemon_now_is_refused_with_the_reason(
     challenge = reply.headers["www-authenticate"]
     assert f'error="invalid_token", error_description="{why}"' in challenge
     assert 'resource_metadata="http://localhost/.well-known/oauth-protected-resource/mcp"' in challenge
+
+
+def test_the_reason_is_that_of_the_key_that_signed_where_a_token_names_none(
+    behind: Served, issuer: Issuer
+) -> None:
+    claims = {"iss": issuer.url, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) - 60}
+    for source, (key_id, algorithm) in enumerate((("rsa", "RS256"), ("ec", "ES256"))):
+        token = jwt.encode(claims, issuer.keys[key_id], algorithm)
+        assert shown(behind, token, f"127.0.4.{source + 1}").json["error"] == "the access token has expired"
+
+
+@pytest.mark.parametrize("end", [float("inf"), float("nan"), 10**400, "soon", None, [1]])
+def test_an_end_that_is_no_time_is_refused(
+    behind: Served, issuer: Issuer, end: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert shown(behind, issuer.token(exp=end)).status == 401
+    assert "Traceback" not in caplog.text
 
 
 def test_a_forged_token_is_refused(behind: Served, issuer: Issuer) -> None:
@@ -222,6 +242,34 @@ def test_an_issuer_that_hangs_holds_nobody_up_for_longer_than_the_deadline(
     assert len(issuer.asked) <= 2, "a request was made while one was under way"
 
 
+def test_an_issuer_whose_answer_trickles_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "FETCH_S", 0.3)
+    over = threading.Event()
+
+    def trickle(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while not over.wait(0.02):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=trickle, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/keys"
+        failsafe = threading.Timer(DEADLINE_S, over.set)
+        failsafe.start()
+        try:
+            with pytest.raises(jwks.NoKeysError, match=r"its answer takes longer than 0\.3 s"):
+                jwks.key_source("https://unused.example", url)()
+            assert not over.is_set()
+        finally:
+            failsafe.cancel()
+            over.set()
+            thread.join()
+
+
 def test_keys_may_come_from_a_file(issuer: Issuer, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps(issuer.jwks()))
@@ -238,6 +286,7 @@ def test_keys_may_come_from_a_file(issuer: Issuer, tmp_path: Path) -> None:
         ('{"keys": 7}', "no JWK set"),
         ('{"keys": []}', "no JWK set"),
         ('{"keys": [{"kty": "RSA"}]}', "no JWK set"),
+        ('{"keys": [{"kty": "oct"}]}', "no JWK set"),
     ],
 )
 def test_keys_that_are_none_are_told(issuer: Issuer, tmp_path: Path, text: str, why: str) -> None:

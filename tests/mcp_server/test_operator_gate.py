@@ -63,3 +63,17 @@ def test_somebody_who_tries_again_and_again_is_counted_and_is_one_record_a_minut
     gate.refuse("client 1")
     assert records[1].sentence.endswith("99 more such calls since the last record.")
     assert refusals.counts()[Reason.SCOPE] == 101
+
+
+def test_the_processes_of_one_user_are_one_record_a_minute_together() -> None:
+    clock, records, refusals = Clock(), list[AuditEntry](), Refusals()
+    gate = OperatorGate(OperatorAction.RESET_GPU, records.append, refusals, now=clock)
+    for uid in (1000, 1001):
+        for pid in range(50):
+            IDENTITY.set(Identity(Who(Way.SOCKET, uid=uid, pid=pid), READING))
+            gate.refuse(None)
+    assert [each.sentence.partition(" may read")[0] for each in records] == [
+        "uid 1000, pid of another namespace",
+        "uid 1001, pid of another namespace",
+    ]
+    assert refusals.counts()[Reason.SCOPE] == 100

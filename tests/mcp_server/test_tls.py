@@ -364,6 +364,24 @@ def test_a_look_at_the_files_that_hangs_holds_up_no_handshake(
     assert subject_on(served.port, https.client()) == "gpu-18"
 
 
+def test_an_error_in_looking_at_the_files_holds_up_no_handshake(
+    https: Https, served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(files: tls_files.TlsFiles) -> tls_files.Loaded:
+        raise RuntimeError("a file that nobody thought of")
+
+    monkeypatch.setattr(tls, "load", fail)
+    https.authority.server("new").write(https.files.certificate, https.files.key)
+    for _ in range(3):
+        assert https.get(served.port, "/healthz")[0] == 200
+    assert served.tls is not None
+    assert served.tls.report().refused == "an error inside xidwatch: its log has the details"
+    assert caplog.text.count("RuntimeError: a file that nobody thought of") == 1
+    monkeypatch.undo()
+    https.authority.server("newer").write(https.files.certificate, https.files.key)
+    assert subject_on(served.port, https.client()) == "newer"
+
+
 def test_an_idle_https_server_has_no_timer(https: Https) -> None:
     with Served(tls=https.files, idle_s=3600) as served:
         assert https.get(served.port, "/healthz")[0] == 200

@@ -65,9 +65,50 @@ def _client_ca(content: bytes) -> Callable[[Https], None]:
     return write
 
 
+def _without_an_end(path: Path) -> None:
+    """Its second date, the end, is none."""
+    der = ssl.PEM_cert_to_DER_cert(path.read_text())
+    head, begin, end = der.split(b"\x17\x0d", 2)  # UTCTime of 13 bytes
+    spoilt = b"\x17\x0d".join((head, begin, b"XX" + end[2:]))
+    put(path, ssl.DER_cert_to_PEM_cert(spoilt).encode())
+
+
+def _an_authority_without_an_end(https: Https) -> None:
+    assert https.files.client_ca is not None
+    _without_an_end(https.files.client_ca)
+
+
+def _a_pipe(https: Https) -> None:
+    https.files.certificate.unlink()
+    os.mkfifo(https.files.certificate, 0o600)
+
+
+def _a_file_without_end(https: Https) -> None:
+    with https.files.key.open("ab") as file:
+        file.truncate(tls_files.MOST_BYTES + 1)
+
+
 WRONG: list[tuple[Callable[[Https], object], str, str]] = [
     (lambda it: it.files.certificate.unlink(), "cannot read the TLS certificate .*: no such file", "name a"),
     (lambda it: it.files.key.unlink(), "cannot read the TLS key .*: no such file", "name a file"),
+    (
+        lambda it: _without_an_end(it.files.certificate),
+        "the TLS certificate .* cannot be used",
+        "docs/tls.md",
+    ),
+    (_an_authority_without_an_end, "the client CA .* cannot be used", "certificates in PEM"),
+    (
+        lambda it: put(it.files.certificate, it.files.certificate.read_bytes().replace(b"MII", b"M\xffI", 1)),
+        "the TLS certificate .* cannot be used",
+        "docs/tls.md",
+    ),
+    (
+        _client_ca(NONSENSE.replace(b"AAAA", b"A\xffAA")),
+        "the client CA .* cannot be used",
+        "certificates in PEM",
+    ),
+    (_a_pipe, "the TLS certificate .* is no regular file", "in PEM"),
+    (_a_file_without_end, "the TLS key .* is longer than 1048576 bytes", "in PEM"),
     (lambda it: put(it.files.certificate, b""), "the TLS certificate .* is no certificate in PEM", "openssl"),
     (_der, "the TLS certificate .* is no certificate in PEM", "-inform der"),
     (lambda it: put(it.files.key, b"secret"), "the TLS key .* is no private key in PEM", "openssl"),
@@ -150,6 +191,9 @@ def test_words_around_the_blocks_do_no_harm(https: Https) -> None:
         b"subject=CN = gpu-17\n" + https.files.certificate.read_bytes() + https.authority.pem + b"\nthe end\n"
     )
     put(https.files.certificate, text)
+    load(https.files)
+    assert https.files.client_ca is not None
+    put(https.files.client_ca, "# Behörde für Kunden\n".encode() + https.files.client_ca.read_bytes())
     load(https.files)
 
 
