@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from daemon.config import Config
 from daemon.text import clean
@@ -93,9 +93,15 @@ def _unreachable(sink: SinkConfig) -> str | None:
     says nothing."""
     from daemon.sinks.configuration import CommandTarget
 
-    if isinstance(sink.target, CommandTarget) or _has_proxy(sink):
+    return None if isinstance(sink.target, CommandTarget) else unreachable(sink.target.http.url)
+
+
+def unreachable(url: str) -> str | None:
+    """Why nobody can be connected to at the host of this URL; None when somebody can, and when it is behind a
+    proxy. Waits for at most two seconds, after the look-up of the name."""
+    parts = urlsplit(url)
+    if _has_proxy(parts):
         return None
-    parts = urlsplit(sink.target.http.url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname or "", port), _CONNECT_S).close()
@@ -105,8 +111,7 @@ def _unreachable(sink: SinkConfig) -> str | None:
     return None
 
 
-def _has_proxy(sink: SinkConfig) -> bool:
+def _has_proxy(parts: SplitResult) -> bool:
     from urllib.request import getproxies, proxy_bypass
 
-    parts = urlsplit(sink.shown_target)
     return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")

@@ -26,7 +26,7 @@ from probes import kernel, klog, procfs
 from probes.bpf import availability, driver_probe
 from probes.health import Check, Verdict
 from probes.kmsg_access import open_log, refusal
-from xidwatch import access, alarms, contained, tracking
+from xidwatch import access, alarms, contained, outlets, tracking
 from xidwatch.ears import choose, loader_of
 from xidwatch.gpu_source import source_of
 from xidwatch.terminal import Style, columns, for_stream
@@ -75,6 +75,7 @@ def checks(config: Config) -> list[Check]:
         access.check(config),
         check_tls(config),
         alarms.check(config),
+        *outlets.checks(config),
         check_python(),
         gpu_check.check(source_of(config)),
     ]

@@ -25,6 +25,8 @@ from daemon.outlet import OutletHealth
 from daemon.sinks.batch import Node
 from daemon.thread import DiskThread
 from probes.errors import UserError
+from probes.health import Check, Verdict
+from xidwatch.alarms import unreachable
 from xidwatch.version import VERSION
 
 if TYPE_CHECKING:
@@ -75,6 +77,41 @@ def configured(config: Config, environ: Mapping[str, str] = os.environ) -> Asked
     except UserError as error:
         log.warning("Kubernetes is told nothing of this node: %s (%s)", error.message, error.hint)
         return Asked(otlp, config.node_reports, no_cluster=error)
+
+
+def checks(config: Config, environ: Mapping[str, str] = os.environ) -> Sequence[Check]:
+    """Whether the receivers of `--otlp-endpoint` and `--node-reports` can be reached; nothing is sent."""
+    return [_check_otlp(config, environ), _check_reports(config, environ)]
+
+
+def _check_otlp(config: Config, environ: Mapping[str, str]) -> Check:
+    name = "otlp"
+    if config.otlp_endpoint is None:
+        return Check(name, Verdict.OFF, "no endpoint: nothing is told to OpenTelemetry")
+    try:
+        where = target(config.otlp_endpoint, node=config.node_name, version=VERSION, environ=environ)
+    except UserError as error:
+        return Check(name, Verdict.FAIL, error.message, error.hint)
+    if why := unreachable(where.endpoint):
+        hint = "logs wait in the journal until it is back; OTLP over HTTP mostly listens on port 4318"
+        return Check(name, Verdict.WARN, f"{where.shown}: {why}", hint)
+    return Check(name, Verdict.OK, f"{where.shown} can be reached")
+
+
+def _check_reports(config: Config, environ: Mapping[str, str]) -> Check:
+    name, reports = "node_reports", ", ".join(sorted(config.node_reports))
+    if not reports:
+        return Check(name, Verdict.OFF, "Kubernetes is told nothing of this node")
+    from daemon.node_reports.cluster import in_cluster
+
+    try:
+        cluster = in_cluster(environ)
+    except UserError as error:
+        return Check(name, Verdict.WARN, f"{reports}: {error.message}", error.hint)
+    if why := unreachable(cluster.url):
+        hint = "see whether a NetworkPolicy lets the pod reach the API server"
+        return Check(name, Verdict.WARN, f"{reports}: {why}", hint)
+    return Check(name, Verdict.OK, f"{reports}: {cluster.url} can be reached, and the pod has a token")
 
 
 class OutletType(StrEnum):
@@ -226,17 +263,13 @@ class Outlets:
         file = CursorFile(self._folder / f"{terms.name}.json", disk)
         delivery = Delivery(terms, courier, self._stream, file, node=self._node)
 
-        async def run() -> None:
-            await delivery.begin()
-            await delivery.run()
-
         async def save() -> None:
             if delivery.has_begun:
                 file.save(delivery.position)
             await file.settled(CLOSE_S)
             file.close()
 
-        self._loops.append((terms.name, run))
+        self._loops.append((terms.name, delivery.serve))
         self._closing.push_async_callback(save)
         self._closing.push_async_callback(courier.close)
         return delivery

@@ -93,7 +93,7 @@ class SdNotify:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)  # a service manager that hangs must not hang the loop
-                sender.sendto("\n".join(assignments).encode(), name)
+                sender.sendto("\n".join(assignments).encode("utf-8", "replace"), name)
         except OSError as error:
             log.warning("cannot tell systemd %s: %s", assignments[0], error.strerror or error)
 

@@ -105,7 +105,7 @@ class ApiServer:
 
         try:
             client = self._client = self._client or self._connect()
-            headers = {"authorization": f"Bearer {self._cluster.token_file.read_text('ascii').strip()}"}
+            headers = {"authorization": f"Bearer {_token(self._cluster.token_file)}"}
             content = None
             if body is not None:
                 headers["content-type"] = content_type
@@ -137,7 +137,11 @@ class ApiServer:
 
         return httpx2.AsyncClient(
             verify=ssl.create_default_context(cafile=str(self._cluster.ca_file)),
-            headers={"user-agent": self._agent, "accept": "application/json"},
+            headers={
+                "user-agent": self._agent,
+                "accept": "application/json",
+                "accept-encoding": "identity",  # a small packed answer may be a large one
+            },
             timeout=None,  # the whole request has a deadline, which a slow trickle cannot stretch
             limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60),
             follow_redirects=False,
@@ -145,10 +149,18 @@ class ApiServer:
         )
 
 
+def _token(file: Path) -> str:
+    """Raises OSError for what is none: the words of HTTP's own error would hold it, and are shown."""
+    token = file.read_text("ascii").strip()
+    if not token or not token.isprintable():
+        raise OSError(f"{file} does not hold a token")
+    return token
+
+
 async def _all_of(answer: httpx2.Response) -> Mapping[str, Any]:
     """The object in the answer; {} when it is none, or longer than any that is expected."""
     content = bytearray()
-    async for chunk in answer.aiter_bytes():
+    async for chunk in answer.aiter_raw():
         content += chunk
         if len(content) > _MOST_BYTES:
             return {}

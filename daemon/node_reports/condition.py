@@ -2,7 +2,9 @@
 
 * `True` while an incident with a fatal fault is open; the reason names its code (`Xid79`). It goes back
   only when the incident has ended: the driver said so, it was loaded anew, or a reboot stayed quiet.
-* `Unknown` while no live source of kernel messages hears: then nobody can say that nothing is wrong.
+* `Unknown` while nobody can say that nothing is wrong: no live source of kernel messages hears, the
+  journal could not be read, or a fatal incident was closed without a sign of recovery (nothing was heard of
+  it for long). Such a one ends when its GPU recovers from a later one, or the driver is loaded.
 * `False` otherwise.
 
 It is written when it changes. While it is not `False` it is written again every five minutes, so that
@@ -22,20 +24,21 @@ from typing import Any, Final
 from daemon.event import Event, Kind, Severity
 from daemon.filter import EventFilter
 from daemon.node_reports.cluster import STRATEGIC_PATCH, ApiServer
-from daemon.node_reports.wording import message, reason, timestamp
+from daemon.node_reports.wording import MOST_CHARS, message, reason, timestamp
 from daemon.open_incidents import OpenIncidents
 from daemon.outlet import OutletHealth
 from daemon.page import MAX_LIMIT
 from daemon.sinks.outcome import Outcome
 from daemon.sinks.pace import Backoff
 from daemon.stream import EventStream
+from daemon.text import clean
 from probes.errors import UserError
 
 TYPE: Final = "GPUFatalError"
 NAME: Final = "node-condition"
 HEARTBEAT_S: Final = 300.0
 """As often as the node problem detector writes its conditions."""
-_NEWS: Final = EventFilter(kinds=frozenset({Kind.INCIDENT, Kind.PROBE}))
+_NEWS: Final = EventFilter(kinds=frozenset({Kind.INCIDENT, Kind.PROBE, Kind.DRIVER_LOADED}))
 
 _log = logging.getLogger(__name__)
 
@@ -57,8 +60,11 @@ class Condition:
     message: str
 
 
-def condition(incidents: Iterable[Event], *, hears: bool) -> Condition:
-    """The condition for these open incidents. `hears`: a live source of kernel messages does."""
+def condition(
+    incidents: Iterable[Event], given_up: Iterable[Event] = (), *, hears: bool, unread: str | None = None
+) -> Condition:
+    """The condition for these open incidents. `given_up`: those that were closed without a sign of
+    recovery. `hears`: a live source of kernel messages does. `unread`: why incidents may be missing."""
     fatal = [event for event in incidents if event.severity is Severity.FATAL]
     if fatal:
         newest = max(fatal, key=lambda event: event.time_us)
@@ -67,6 +73,12 @@ def condition(incidents: Iterable[Event], *, hears: bool) -> Condition:
     if not hears:
         why = "xidwatch hears no kernel messages on this node: nobody can say that its GPUs are well"
         return Condition(Status.UNKNOWN, "NotHearing", why)
+    if unread is not None:
+        why = f"the incidents of this node cannot be read: {clean(unread, 512)}"
+        return Condition(Status.UNKNOWN, "JournalUnreadable", why)
+    if unproved := [event for event in given_up if event.severity is Severity.FATAL]:
+        why = "nothing was heard of it for long, and nothing says that the GPU recovered"
+        return Condition(Status.UNKNOWN, "RecoveryUnknown", f"{why}: {message(unproved[-1])}"[:MOST_CHARS])
     return Condition(Status.FALSE, "NoFatalError", "no fatal GPU fault is open on this node")
 
 
@@ -95,6 +107,7 @@ class NodeCondition:
         self._since = ""
         self._next_s: float | None = 0.0
         """When to write although nothing changed, on the loop's clock; None: not at all."""
+        self._unread: str | None = None
         self._trouble: str | None = None
         self._delivered = 0
         self._failures = 0
@@ -113,36 +126,48 @@ class NodeCondition:
 
     async def run(self) -> None:
         """Keep it until the stream closes."""
-        cursor = self._stream.newest
-        await self._learn()
+        cursor = await self._learn()
         while not self._stream.closed:
             await self._write_if_due()
             try:
                 async with asyncio.timeout_at(self._next_s):
                     await self._stream.wait_beyond(cursor)
             except TimeoutError:
+                if self._unread is not None:
+                    cursor = await self._learn()
                 continue
             cursor = await self._take(cursor)
 
-    async def _learn(self) -> None:
+    async def _learn(self) -> int:
+        """Take what was kept, and return up to where. It is tried again with the heartbeat."""
+        cursor = self._stream.newest
         try:
             await self._incidents.learn(self._stream)
         except UserError as error:
-            _log.warning("the node condition leaves out incidents of an earlier run: %s", error.message)
+            self._could_not_read(error)
+        else:
+            self._unread = None
+        return cursor
+
+    def _could_not_read(self, error: UserError) -> None:
+        if self._unread is None and not self._stream.closed:
+            _log.warning("the node condition is unknown: %s", error.message)
+        self._unread = error.message
 
     async def _take(self, cursor: int) -> int:
         try:
             page = await self._stream.page(cursor, MAX_LIMIT, _NEWS)
         except UserError as error:
-            if not self._stream.closed:
-                _log.warning("the node condition may lack incidents: %s", error.message)
+            self._could_not_read(error)
             return self._stream.newest
         self._incidents.take(item.event for item in page.items)
         return page.next_cursor
 
     async def _write_if_due(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        wanted = condition(self._incidents, hears=self._hears())
+        wanted = condition(
+            self._incidents, self._incidents.given_up, hears=self._hears(), unread=self._unread
+        )
         is_due = self._next_s is not None and now_s >= self._next_s
         # After a failure only time helps: a storm of incidents must not become one of requests.
         if not is_due and (wanted == self._written or self._trouble is not None):

@@ -71,7 +71,7 @@ def record(item: Item, *, observed_us: int) -> LogRecord:
         severity_number=number,
         severity_text=event.severity.value,
         event_name=f"xidwatch.{event.kind.value}",
-        body=AnyValue(string_value=event.summary),
+        body=AnyValue(string_value=_utf8(event.summary)),
         attributes=_pairs({**_of_event(item), **_of_device(event), **_of_process(event)}),
         trace_id=trace_id(event),
     )
@@ -153,6 +153,11 @@ def _pairs(values: Mapping[str, Any]) -> list[KeyValue]:
     return [KeyValue(key=key, value=_any(value)) for key, value in values.items() if value is not None]
 
 
+def _utf8(text: str) -> str:
+    """Protobuf refuses a lone surrogate, which a byte of a line or of a name may have become."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _any(value: Any) -> AnyValue:
     """JSON as OTLP holds it. An integer beyond 64 bits, such as a cut word of a line, becomes text."""
     found = AnyValue()
@@ -166,10 +171,10 @@ def _any(value: Any) -> AnyValue:
         case float():
             found.double_value = value
         case Mapping():
-            pairs = [KeyValue(key=str(key), value=_any(each)) for key, each in value.items()]
+            pairs = [KeyValue(key=_utf8(str(key)), value=_any(each)) for key, each in value.items()]
             found.kvlist_value.CopyFrom(KeyValueList(values=pairs))
         case list() | tuple():
             found.array_value.CopyFrom(ArrayValue(values=[_any(each) for each in value]))
         case _:
-            found.string_value = str(value)
+            found.string_value = _utf8(str(value))
     return found

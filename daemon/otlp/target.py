@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from probes.errors import UserError
 
-_PARTS: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+_PARTS: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.common")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,32 @@ def target(endpoint: str, *, node: str, version: str, environ: Mapping[str, str]
     if name := environ.get("OTEL_SERVICE_NAME"):
         resource["service.name"] = name
     resource["xidwatch.node"] = node
-    certificate = environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")
-    if certificate and not Path(certificate).is_file():
-        raise UserError(f"OTEL_EXPORTER_OTLP_CERTIFICATE: there is no file {certificate}")
     return OtlpTarget(
         endpoint,
         resource,
-        parse_env_headers(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""), liberal=True),
-        Path(certificate) if certificate else None,
+        _checked(parse_env_headers(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""), liberal=True)),
+        _ca_file(environ.get("OTEL_EXPORTER_OTLP_CERTIFICATE")),
     )
+
+
+def _checked(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Headers that HTTP takes: the words of its own error would hold the secret, and are shown."""
+    for name, value in headers.items():
+        if not value.isascii() or not value.isprintable():
+            raise UserError(f"OTEL_EXPORTER_OTLP_HEADERS: the value of {name} is not printable ASCII")
+    return headers
+
+
+def _ca_file(text: str | None) -> Path | None:
+    if not text:
+        return None
+    import ssl  # noqa: PLC0415 (only for those who bring their own certificates)
+
+    try:
+        ssl.create_default_context(cafile=text)
+    except ssl.SSLError:
+        raise UserError(f"OTEL_EXPORTER_OTLP_CERTIFICATE: {text} holds no certificate in PEM form") from None
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UserError(f"OTEL_EXPORTER_OTLP_CERTIFICATE: cannot read {text}: {why}") from None
+    return Path(text)

@@ -5,7 +5,7 @@ tracer provider. The span of an event begins when its record arrived in the daem
 stream's readers had their turn; `xidwatch.stored` says whether the journal had it by then. It carries
 the trace id of the event's log records.
 
-Traces are best effort: what the receiver does not take within one try of the exporter is dropped and
+Traces are best effort: what the receiver does not take at the first try is dropped and
 counted. The SDK's own processor wakes every five seconds for ever; this one only while there is a span.
 """
 
@@ -15,48 +15,47 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 
 from daemon.event import Event, Item, Kind
 from daemon.filter import EVERYTHING
 from daemon.otlp.log_records import SCOPE, trace_id
+from daemon.otlp.receiver import Receiver
 from daemon.otlp.target import OtlpTarget
 from daemon.outlet import OutletHealth
 from daemon.page import MAX_LIMIT
 from daemon.stream import EventStream
-from daemon.thread import ClosedError, DiskThread
+from daemon.thread import ClosedError
 from probes.errors import UserError
 
 NAME: Final = "otlp-traces"
-TIMEOUT_S: Final = 10.0
 MOST_WAITING: Final = 2_048
 """Spans; the default of the specification's batch processor, as are the next two."""
 MOST_AT_ONCE: Final = 512
 FLUSH_AFTER_S: Final = 5.0
 """How long the first span waits for others."""
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 0.5
 """How long the end of the process waits for the last export."""
 
 _log = logging.getLogger(__name__)
 
 
 class SpanQueue(SpanProcessor):
-    """Takes spans that have ended and exports them in a thread. Belongs to the event loop it was made in;
-    `on_end` may be called in any thread."""
+    """Takes spans that have ended and sends them. Belongs to the event loop it was made in; `on_end` may be
+    called in any thread."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    def __init__(self, receiver: Receiver) -> None:
         self.health = OutletHealth(NAME, up=True)
-        self._exporter = exporter
+        self._receiver = receiver
         self._loop = asyncio.get_running_loop()
-        self._thread = DiskThread("otlp-traces")
         self._waiting: deque[ReadableSpan] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._exporting: asyncio.Task[None] | None = None
@@ -68,7 +67,8 @@ class SpanQueue(SpanProcessor):
         """Take it, if it is sampled."""
         context = span.get_span_context()
         if context is not None and context.trace_flags.sampled:
-            self._thread.tell(self._take, span)
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._take, span)
 
     def shutdown(self) -> None:
         """Nothing: `close` ends it."""
@@ -84,9 +84,10 @@ class SpanQueue(SpanProcessor):
             self._timer.cancel()
         self._flush()
         if self._exporting is not None:
-            await asyncio.wait({self._exporting}, timeout=CLOSE_S)
-        self._thread.close()
-        self._exporter.shutdown()
+            _, unfinished = await asyncio.wait({self._exporting}, timeout=CLOSE_S)
+            for task in unfinished:
+                task.cancel()
+        await self._receiver.close()
 
     def _take(self, span: ReadableSpan) -> None:
         if len(self._waiting) >= MOST_WAITING:
@@ -106,24 +107,32 @@ class SpanQueue(SpanProcessor):
             while self._waiting:
                 size = min(MOST_AT_ONCE, len(self._waiting))
                 batch = [self._waiting.popleft() for _ in range(size)]
-                taken = await self._thread.call(lambda batch=batch: self._try(batch))  # type: ignore[misc]  # bound now
-                if taken:
-                    self._note(delivered=1)
-                else:
-                    self._note(dropped=len(batch), failed=1)
-        except ClosedError:
+                await self._send(batch)
+        except ClosedError:  # we end
             return
         finally:
             self._exporting = None
 
-    def _try(self, batch: list[ReadableSpan]) -> bool:
-        """In the thread."""
-        return self._exporter.export(batch) is SpanExportResult.SUCCESS
+    async def _send(self, batch: list[ReadableSpan]) -> None:
+        try:
+            body = encode_spans(batch).SerializeToString()
+        except ValueError:  # of what a request held, such as half a character: protobuf takes none of it
+            _log.exception("OTLP: %d spans cannot be encoded", len(batch))
+            self._note(dropped=len(batch))
+            return
+        outcome = (await self._receiver.post(body)).outcome
+        if outcome.is_delivered:
+            self._note(delivered=1)
+        else:
+            self._note(dropped=len(batch), failed=outcome.said)
 
-    def _note(self, *, delivered: int = 0, dropped: int = 0, failed: int = 0) -> None:
+    def _note(self, *, delivered: int = 0, dropped: int = 0, failed: str | None = None) -> None:
+        """`failed`: what came of a try that did not work."""
         known = self.health
-        up = bool(delivered) or (known.up and not failed)
-        why = None if up else "the receiver does not take traces"
+        up = bool(delivered) or (known.up and failed is None)
+        why = None if up else known.reason
+        if failed is not None:
+            why = f"the receiver does not take traces: {failed}"
         if up != known.up:
             _log.log(
                 logging.INFO if up else logging.WARNING, "OTLP: %s", why or "the receiver takes traces again"
@@ -133,7 +142,7 @@ class SpanQueue(SpanProcessor):
             up=up,
             reason=why,
             delivered=known.delivered + delivered,
-            failures=known.failures + failed,
+            failures=known.failures + (failed is not None),
             dropped=known.dropped + dropped,
         )
 
@@ -158,12 +167,8 @@ class Traces:
         *,
         version: str,
         wall_us: Callable[[], int],
-        exporter: SpanExporter | None = None,
     ) -> None:
-        """`exporter` stands in for the one over HTTP."""
-        # It logs each failure; `SpanQueue` says when that begins and ends.
-        logging.getLogger("opentelemetry.exporter.otlp").setLevel(logging.CRITICAL)
-        self._queue = SpanQueue(exporter or _exporter(target))
+        self._queue = SpanQueue(Receiver(target, "traces", version=version))
         self._ids = _Ids()
         self.provider = TracerProvider(
             resource=Resource(target.resource), id_generator=self._ids, shutdown_on_exit=False
@@ -228,12 +233,3 @@ def _attributes(item: Item) -> Mapping[str, str | int | bool]:
         "xidwatch.stored": item.stored,
     }
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _exporter(target: OtlpTarget) -> SpanExporter:
-    return OTLPSpanExporter(
-        endpoint=target.url("traces"),
-        certificate_file=None if target.ca_file is None else str(target.ca_file),
-        headers=dict(target.headers),
-        timeout=TIMEOUT_S,
-    )

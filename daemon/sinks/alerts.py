@@ -46,12 +46,13 @@ class Firing:
         return {"labels": self.labels, "annotations": self.annotations, "starts_us": self.starts_us}
 
     def to_dict(self, ends_us: int) -> dict[str, Any]:
-        """As the API takes it: resolved when `ends_us` is over."""
+        """As the API takes it: resolved when `ends_us` is over. It may not end before it starts. Where the
+        clock was set back its start gives way: an end that lies ahead would let it fire until then."""
         return {
             "labels": dict(self.labels),
             "annotations": dict(self.annotations),
-            "startsAt": rfc3339(self.starts_us),
-            "endsAt": rfc3339(max(self.starts_us, ends_us)),
+            "startsAt": rfc3339(min(self.starts_us, ends_us)),
+            "endsAt": rfc3339(ends_us),
         }
 
 

@@ -5,6 +5,7 @@
 * `XIDWATCH_EVENT_…` hold the same for a script that reads no JSON: of several events those of the most
   severe. What is not known is not set. Values are cleaned: no control character is in them.
 * Exit code 0: taken. 75 (EX_TEMPFAIL): not now. Any other, a signal, or the deadline: it did not work.
+* It has none of the capabilities that systemd lends the daemon to hear the kernel (`AmbientCapabilities`).
 * At the end, whatever it was, everything in its process group is killed. What a process that left its
   group does is its own affair.
 
@@ -13,6 +14,7 @@ It runs in a thread of its own, so that one that hangs holds up nothing but its 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import selectors
 import signal
@@ -38,8 +40,12 @@ PREFIX: Final = "XIDWATCH_EVENT_"
 _CHUNK: Final = 65_536
 _LOOK_S: Final = 0.05
 """Between two looks at a child that has not ended, where the kernel does not tell."""
-_NOT_PASSED_ON: Final = ("XIDWATCH_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DIRECTORY")
-"""Settings of ours, and what systemd tells a service about itself."""
+_NOT_PASSED_ON: Final = (
+    *("XIDWATCH_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DIRECTORY"),
+    "OTEL_",
+)
+"""Settings of ours, and what systemd tells a service about itself. Those of OpenTelemetry hold secrets."""
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4  # linux/prctl.h
 
 
 class Command:
@@ -51,6 +57,8 @@ class Command:
         self._target = target
         self._memory = memory
         self._thread = DiskThread(f"sink {name}")
+        # Capabilities belong to a thread, and a program has those of the one that starts it.
+        self._thread.submit(_lend_no_capabilities)
         # A byte in this pipe ends what runs.
         self._ending, self._end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._is_open = True
@@ -190,6 +198,11 @@ class _Talk:
             chunk[: 4 * OUTPUT_CHARS - len(self._said)] if len(self._said) < 4 * OUTPUT_CHARS else b""
         )
         return not chunk
+
+
+def _lend_no_capabilities() -> None:
+    """In the thread. It fails only before Linux 4.3, which lends none."""
+    ctypes.CDLL(None).prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def _pidfd(pid: int) -> int | None:

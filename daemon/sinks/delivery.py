@@ -35,6 +35,7 @@ from daemon.sinks.pace import Backoff, Pace
 from daemon.sinks.upkeep import Upkeep
 from daemon.stream import EventStream
 from daemon.text import clean
+from daemon.thread import ClosedError
 from probes.errors import UserError
 
 MOST_EVENTS: Final = 100
@@ -88,7 +89,7 @@ class Terms(Protocol):
 
 
 class Delivery:
-    """The loop of one sink: `begin`, then `run`. Belongs to the event loop."""
+    """The loop of one sink: `serve`. Belongs to the event loop."""
 
     def __init__(
         self,
@@ -124,6 +125,21 @@ class Delivery:
         self._history_until = 0.0
         self._saved_at = 0.0
         self._gathered = False
+
+    async def serve(self) -> None:
+        """`begin` and `run` until the stream closes. What is a bug is logged and told, and tried again."""
+        backoff = Backoff()
+        while not self._stream.closed:
+            try:
+                if not self.has_begun:
+                    await self.begin()
+                await self.run()
+            except ClosedError:
+                return
+            except Exception:  # fan-out boundary: a bug in one sink must not end it, nor any other
+                _log.exception("sink %s failed", self._config.name)
+                self.health.note_bug()
+                await asyncio.sleep(backoff.next_wait_s())
 
     async def run(self) -> None:
         """Send until the stream closes, after `begin`. Raises what is a bug; may be called again then."""

@@ -53,6 +53,11 @@ class SinkHealth:
     trouble: str | None = None
     """What else people should know: the cursor cannot be saved. None: nothing."""
 
+    def note_bug(self) -> None:
+        """It failed by itself: until something is taken again nobody may believe that it works."""
+        self.internal_errors += 1
+        self.state, self.reason = SinkState.RETRYING, "an error of its own, see the log"
+
     def as_outlet(self) -> OutletHealth:
         """The same as of every other outward path."""
         return OutletHealth(

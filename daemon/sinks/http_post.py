@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.sinks.configuration import HttpTarget, post_url
 from daemon.sinks.credentials import read_secret
+from daemon.sinks.names import NameLookup
 from daemon.sinks.outcome import Fate, Outcome, fate_of, retry_after_s, status_words
 from daemon.text import clean
 from probes.errors import UserError
@@ -42,13 +43,14 @@ class Poster:
         # Made now: the system's certificates take 0.1 s to load, in which nothing else would be sent.
         self._is_encrypted = self._url.startswith("https:")
         self._client = _client(target, is_encrypted=self._is_encrypted)
+        self._names = NameLookup()
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> Outcome:
         """One try with a body of JSON."""
         import httpx2  # noqa: PLC0415 (loaded when this object was made)
 
         if self._is_encrypted != self._url.startswith("https:"):  # the URL is another since `read_again`
-            await self.close()
+            await self._client.aclose()
             self._is_encrypted = not self._is_encrypted
             self._client = _client(self._target, is_encrypted=self._is_encrypted)
         all_headers = {**self._headers, **(headers or {})}
@@ -56,11 +58,12 @@ class Poster:
         said = ""
         try:
             async with asyncio.timeout(self._target.timeout_s):
+                await self._names.look_up(self._url)
                 async with self._client.stream(
                     "POST", self._url, content=body, headers=all_headers
                 ) as answer:
                     said = await _beginning(answer)
-        except (TimeoutError, httpx2.HTTPError) as error:
+        except (OSError, UnicodeError, httpx2.HTTPError) as error:
             # With its status the receiver has said what it made of it; what comes behind that may be lost.
             if answer is None:
                 return Outcome(Fate.AWAY, self._why(error))
@@ -82,6 +85,7 @@ class Poster:
 
     async def close(self) -> None:
         """Close the connection."""
+        self._names.close()
         await self._client.aclose()
 
     def _why(self, error: Exception) -> str:

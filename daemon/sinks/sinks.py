@@ -6,7 +6,6 @@ A sink that fails, hangs or has a bug stops nothing but itself.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,16 +20,13 @@ from daemon.sinks.cursor import CursorFile, forget_others, path_of
 from daemon.sinks.delivery import Delivery
 from daemon.sinks.health import SinkHealth
 from daemon.sinks.news import News
-from daemon.sinks.pace import Backoff
 from daemon.sinks.upkeep import Upkeep
 from daemon.sinks.webhook import Webhook
 from daemon.stream import EventStream
-from daemon.thread import ClosedError, DiskThread
+from daemon.thread import DiskThread
 
 CLOSE_S: Final = 2.0
 """How long the end of the process waits for the cursors to be saved."""
-
-_log = logging.getLogger(__name__)
 
 
 def courier_of(config: SinkConfig, *, agent: str, disk: DiskThread) -> Courier:
@@ -83,7 +79,7 @@ class Sinks:
         self._disk.submit(partial(forget_others, self._state_dir, self._names))
         for delivery in self._deliveries:
             name = f"sink {delivery.health.name}"
-            self._tasks.append(asyncio.create_task(self._run(delivery), name=name))
+            self._tasks.append(asyncio.create_task(delivery.serve(), name=name))
 
     def health(self) -> Sequence[SinkHealth]:
         """How each of them does, in the order of the configuration."""
@@ -103,17 +99,3 @@ class Sinks:
         for file in self._files:
             file.close()
         self._disk.close()
-
-    async def _run(self, delivery: Delivery) -> None:
-        backoff = Backoff()
-        while not self._stream.closed:
-            try:
-                if not delivery.has_begun:
-                    await delivery.begin()
-                await delivery.run()
-            except ClosedError:
-                return
-            except Exception:  # fan-out boundary: a bug in one sink must not end it, nor any other
-                _log.exception("sink %s failed", delivery.health.name)
-                delivery.health.internal_errors += 1
-                await asyncio.sleep(backoff.next_wait_s())

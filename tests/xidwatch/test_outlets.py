@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from daemon.config import Config, load
 from daemon.event import Item
+from daemon.node_reports.cluster import Cluster
 from daemon.node_reports.kinds import NodeReport
 from daemon.ring import Ring
 from daemon.stream import EventStream
 from probes import kernel
+from probes.health import Check, Verdict
 from tests.mcp_server.samples import xid
 from tests.support.waiting import DEADLINE_S
-from xidwatch.outlets import Asked, Outlets, at_work, configured
+from xidwatch.outlets import Asked, Outlets, at_work, checks, configured
 
 
 def config(state_dir: Path, **flags: str) -> Config:
@@ -93,3 +96,33 @@ def test_an_outlet_that_breaks_says_so_and_takes_no_other_with_it(
 
     asyncio.run(main())
     assert "a bug" in caplog.text
+
+
+def looked_at(settings: Config) -> dict[str, Check]:
+    return {check.name: check for check in checks(settings, {})}
+
+
+def test_doctor_says_whether_the_otlp_receiver_can_be_reached(tmp_path: Path) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="the extra [otel] is not installed")
+    assert looked_at(config(tmp_path))["otlp"].verdict is Verdict.OFF
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        settings = config(tmp_path, otlp_endpoint=f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert looked_at(settings)["otlp"].verdict is Verdict.OK
+    found = looked_at(settings)["otlp"]
+    assert (found.verdict, "connection refused" in found.finding) == (Verdict.WARN, True)
+    none = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "none.pem")}
+    assert checks(settings, none)[0].verdict is Verdict.FAIL
+
+
+def test_doctor_says_whether_there_is_a_cluster_to_report_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert looked_at(config(tmp_path))["node_reports"].verdict is Verdict.OFF
+    settings = config(tmp_path, node_reports="events,conditions")
+    found = looked_at(settings)["node_reports"]
+    assert (found.verdict, "does not run in a Kubernetes pod" in found.finding) == (Verdict.WARN, True)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cluster = Cluster(f"https://127.0.0.1:{server.getsockname()[1]}", tmp_path, tmp_path)
+        monkeypatch.setattr("daemon.node_reports.cluster.in_cluster", lambda environ: cluster)
+        assert looked_at(settings)["node_reports"].verdict is Verdict.OK
+    assert looked_at(settings)["node_reports"].verdict is Verdict.WARN

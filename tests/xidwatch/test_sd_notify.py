@@ -74,6 +74,11 @@ def test_ready_comes_with_a_line_for_people(systemd: Listening) -> None:
     assert systemd.next() == ["STOPPING=1"]
 
 
+def test_a_status_that_is_no_unicode_is_told_all_the_same(systemd: Listening) -> None:
+    SdNotify.of(notify_socket(systemd)).ready(lambda: "hears nothing: /dev/\udcff: not found")
+    assert systemd.next() == ["READY=1", "STATUS=hears nothing: /dev/?: not found"]
+
+
 def test_an_address_in_the_abstract_namespace_is_understood() -> None:
     name = f"xidwatch-test-{os.getpid()}"
     with listening(f"\0{name}") as systemd:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,11 @@ from daemon.event import Event, Item, Kind, Severity
 from daemon.node_reports import condition as module
 from daemon.node_reports.cluster import ApiServer
 from daemon.node_reports.condition import TYPE, NodeCondition, Status, condition
+from daemon.page import Page
 from daemon.ring import Ring
 from daemon.sinks.pace import Backoff
 from daemon.stream import EventStream
+from probes.errors import UserError
 from tests.mcp_server.samples import xid
 from tests.support.fake_api_server import NODE, FakeApiServer, Refusal
 from tests.support.waiting import DEADLINE_S
@@ -222,3 +225,46 @@ def test_a_write_that_fails_is_repeated_with_what_is_wanted_then(
 
     asyncio.run(main())
     assert api.conditions[TYPE]["status"] == "False"
+
+
+def test_a_fatal_incident_that_was_only_given_up_is_no_recovery(api: FakeApiServer) -> None:
+    given_up = replace(
+        incident("closed"), detail={"state": "closed", "recovered_by": {"how": "not_heard_again"}}
+    )
+    loaded = replace(xid(severity=Severity.INFO), id="ev_load", kind=Kind.DRIVER_LOADED, gpu=None)
+
+    async def main() -> None:
+        async with running(Scene(api)) as scene:
+            scene.publish(incident())
+            await scene.until(lambda: scene.writes()[-1:] == ["True"])
+            scene.publish(given_up)
+            await scene.until(lambda: scene.writes()[-1:] == ["Unknown"])
+            scene.publish(loaded)
+            await scene.until(lambda: scene.writes()[-1:] == ["False"])
+
+    asyncio.run(main())
+
+
+def test_a_journal_that_cannot_be_read_is_no_healthy_node(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.01)
+    readable: list[bool] = []
+    page = EventStream.page
+
+    async def unreadable(self: EventStream, *given: Any) -> Page:
+        if not readable:
+            raise UserError("the disk is gone")
+        return await page(self, *given)
+
+    monkeypatch.setattr(EventStream, "page", unreadable)
+
+    async def main() -> None:
+        scene = Scene(api)
+        scene.publish(incident())
+        async with running(scene):
+            await scene.until(lambda: scene.writes()[:1] == ["Unknown"])
+            readable.append(True)
+            await scene.until(lambda: scene.writes()[-1:] == ["True"])
+
+    asyncio.run(main())

@@ -165,11 +165,19 @@ def test_without_the_extra_the_endpoint_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto", None)
-    monkeypatch.delitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", raising=False)
-    with pytest.raises(UserError, match=r"opentelemetry\.exporter\.otlp\.proto\.http") as refused:
+    monkeypatch.delitem(sys.modules, "opentelemetry.exporter.otlp.proto.common", raising=False)
+    with pytest.raises(UserError, match=r"opentelemetry\.exporter\.otlp\.proto\.common") as refused:
         target("http://collector:4318", node="gpu-17", version="1", environ={})
     assert refused.value.hint == "pip install 'xidwatch[otel]'"
 
 
 def test_what_is_printed_of_an_endpoint_holds_no_credentials() -> None:
     assert OtlpTarget("https://user:pass@collector:4318/t0ken", {}).shown == "https://collector:4318"
+
+
+def test_half_a_character_in_a_line_stops_nothing(receiver: OtlpReceiver) -> None:
+    odd = replace(FAULT, lines=("\udcff",), summary="a\ud800", detail={"\udcfe": "\udcfd"})
+    assert send(to(receiver), odd).is_delivered
+    (record,) = receiver.records()
+    assert attributes(record.attributes)["log.record.original"] == r"\udcff"
+    assert record.body.string_value == r"a\ud800"

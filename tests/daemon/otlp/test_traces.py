@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,9 +16,6 @@ from tests.mcp_server.samples import revised, xid
 from tests.support.waiting import DEADLINE_S
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra [otel] is not installed")
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-
 from daemon.otlp import traces as module
 from daemon.otlp.log_records import trace_id
 from daemon.otlp.traces import Traces
@@ -67,31 +64,12 @@ def test_an_event_is_a_span_from_its_record_to_the_readers_in_the_trace_of_its_l
     assert heard == [(0, {"xidwatch.probe": "bpf"}), (1900, {"xidwatch.probe": "kmsg"})]
 
 
-class Exporter(SpanExporter):
-    """Takes what it is given, or refuses it."""
-
-    def __init__(self, *, works: bool = True) -> None:
-        self.works = works
-        self.spans: list[ReadableSpan] = []
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        if not self.works:
-            return SpanExportResult.FAILURE
-        self.spans += spans
-        return SpanExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        pass
-
-
-def traced(exporter: Exporter, *events: Event) -> Traces:
+def traced(endpoint: str, *events: Event) -> Traces:
     """After these events, and the end."""
 
     async def main() -> Traces:
         stream = EventStream(Ring(64), first_cursor=1)
-        traces = Traces(
-            OtlpTarget("http://none", {}), stream, version="1", wall_us=lambda: TIME_US, exporter=exporter
-        )
+        traces = Traces(OtlpTarget(endpoint, {}), stream, version="1", wall_us=lambda: TIME_US)
         for at, event in enumerate(events):
             traces.trace(Item.of(at, event, stored=True), TIME_US)
         await traces.close()
@@ -101,32 +79,32 @@ def traced(exporter: Exporter, *events: Event) -> Traces:
 
 
 def test_what_is_no_news_or_has_no_known_time_has_no_span() -> None:
-    exporter = Exporter()
     estimate = replace(FAULT, time_is_estimate=True)
-    traced(exporter, revised(FAULT, count=2), estimate, replace(FAULT, kind=Kind.INCIDENT))
-    assert exporter.spans == []
+    with OtlpReceiver() as receiver:
+        traced(receiver.endpoint, revised(FAULT, count=2), estimate, replace(FAULT, kind=Kind.INCIDENT))
+        assert receiver.spans() == []
 
 
 def test_spans_that_nobody_takes_are_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    health = traced(Exporter(works=False), FAULT, FAULT).health()
+    with OtlpReceiver() as receiver:
+        receiver.statuses.append(503)
+        health = traced(receiver.endpoint, FAULT, FAULT).health()
+    assert health.reason == "the receiver does not take traces: 503 Service Unavailable"
     assert (health.up, health.dropped, health.failures) == (False, 2, 1)
     assert caplog.text.count("does not take traces") == 1
 
 
 def test_more_spans_than_may_wait_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 3)
-    exporter = Exporter()
-    health = traced(exporter, *[FAULT] * 5).health()
-    assert (len(exporter.spans), health.dropped, health.up) == (3, 2, True)
+    with OtlpReceiver() as receiver:
+        health = traced(receiver.endpoint, *[FAULT] * 5).health()
+        assert (len(receiver.spans()), health.dropped, health.up) == (3, 2, True)
 
 
 def test_nothing_is_scheduled_while_there_is_no_span() -> None:
     async def main() -> None:
         stream = EventStream(Ring(64), first_cursor=1)
-        exporter = Exporter()
-        traces = Traces(
-            OtlpTarget("http://none", {}), stream, version="1", wall_us=lambda: TIME_US, exporter=exporter
-        )
+        traces = Traces(OtlpTarget("http://none", {}), stream, version="1", wall_us=lambda: TIME_US)
         task = asyncio.create_task(traces.run())
         await asyncio.sleep(0)
         scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]  # asyncio's own list

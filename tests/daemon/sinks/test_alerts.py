@@ -146,3 +146,12 @@ def test_incidents_of_before_the_sink_was_set_up_fire_only_when_they_go_on() -> 
     memory.pass_over([incident(1)])
     assert posted(memory, incident(2)) == []
     assert len(posted(memory, incident(3, last_time_us=TIME_US + 1))) == 1
+
+
+def test_what_is_over_does_not_fire_on_when_the_clock_was_set_back() -> None:
+    memory = book()
+    posted(memory, incident(1))
+    earlier_us = TIME_US - 3_600_000_000
+    (resolved,) = posted(memory, incident(2, "recovered"), now_us=earlier_us)
+    assert not fires(resolved, earlier_us)
+    assert resolved["startsAt"] <= resolved["endsAt"]

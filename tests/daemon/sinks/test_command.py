@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +191,24 @@ def test_no_descriptor_is_left_behind() -> None:
 
     before, after = in_loop(main)
     assert after == before
+
+
+def test_it_is_not_lent_the_capabilities_that_the_daemon_hears_the_kernel_with() -> None:
+    lend = ("setpriv", "--inh-caps", "+syslog", "--ambient-caps", "+syslog")
+    if shutil.which("setpriv") is None or subprocess.run([*lend, "true"], check=False).returncode:
+        pytest.skip("this process cannot lend capabilities with setpriv")
+    script = (
+        "from tests.daemon.sinks.test_command import batch, run\n"
+        "print(run('cat >/dev/null; grep CapAmb /proc/self/status; exit 1', batch(1))[0].said)"
+    )
+    root = Path(__file__).parents[3]
+    told = subprocess.run(
+        [*lend, sys.executable, "-c", script], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert told.stdout.strip() == "exit code 1: CapAmb: 0000000000000000"
+
+
+def test_it_is_given_no_secret_of_opentelemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer s3cret")
+    (outcome,) = run("env | grep OTEL; exit 1", batch(1))
+    assert outcome.said == "exit code 1"

@@ -62,6 +62,8 @@ def test_a_bug_in_one_sink_is_counted_and_stops_no_other(
         stream.publish([item(1001)])
         await until(lambda: receiver.taken and sinks.health()[0].internal_errors)
         assert [health.name for health in sinks.health()] == ["am", "pager"]
+        assert [health.as_outlet().up for health in sinks.health()] == [False, True]
+        assert "an error of its own" in (sinks.health()[0].reason or "")
         stream.close()
         await sinks.close()
 
