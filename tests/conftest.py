@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import base_images
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
+from tests.support.podman import Podman
 
 # A shell starts what runs in the background with SIGINT ignored, and every program that a test starts
 # would inherit that: Ctrl-C could not be tested there.
@@ -31,3 +35,19 @@ def running_daemon(tmp_path: Path, kernel_log: FakeKernelLog) -> Iterator[Daemon
         yield running.start()
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[Podman]:
+    """podman with the base images; what is built with it serves the whole run. It refuses paths as long as
+    those of pytest's own directories."""
+    directory = Path(tempfile.mkdtemp(prefix="xidwatch-"))
+    try:
+        podman = Podman(directory)
+        try:
+            base_images.provide(podman)
+            yield podman
+        finally:
+            podman.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

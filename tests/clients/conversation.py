@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.clients import curl, inspector, sdk
 from tests.clients.cells import Cell, Client, Transport
-from tests.clients.installed import UnavailableError
 from tests.clients.outcome import Outcome
 from tests.clients.place import Place, alone, daemon_of_this_machine
+from tests.support.installed import UnavailableError
 
 
 def hold(cell: Cell, places: Callable[[Transport], Place], directory: Path) -> Outcome:

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.clients.cells import Ability, Cell, Era, Transport
-from tests.clients.installed import UnavailableError
 from tests.clients.outcome import Outcome
 from tests.clients.place import Place, check_resumed, pid_of
 from tests.clients.talker import Talker, output_of
+from tests.support.installed import UnavailableError
 from tests.support.waiting import DEADLINE_S
 
 EVENTS = "xid://events"

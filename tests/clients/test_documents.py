@@ -28,6 +28,7 @@ from tests.clients.place import Place, daemon_of_this_machine, one_daemon
 from tests.clients.sdk import argument, command_of
 from tests.clients.talker import Talker, output_of
 from tests.support.daemon import ROOT, clean_environment
+from tests.support.installed import UnavailableError
 from tests.support.waiting import wait_for
 
 DOCUMENTS = (ROOT / "docs" / "clients.md", ROOT / "README.md")
@@ -205,7 +206,7 @@ def agent(block: Block, place: Place, directory: Path) -> Iterator[Talker]:
 def tools() -> installed.NodeTools:
     try:
         return installed.node_tools()
-    except installed.UnavailableError as error:
+    except UnavailableError as error:
         pytest.skip(str(error))
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.clients.cells import Cell, Client, Era, Transport
-from tests.clients.installed import UnavailableError
 from tests.clients.place import Place, one_daemon, pid_of
 from tests.clients.sdk import argument, command_of
 from tests.clients.talker import Talker
 from tests.delivery.cutter import Cutter
+from tests.support.installed import UnavailableError
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.installed import NodeTools, UnavailableError, node_tools
+from tests.clients.installed import NodeTools, node_tools
 from tests.support.daemon import ROOT, clean_environment
+from tests.support.installed import UnavailableError
 from tests.support.waiting import DEADLINE_S
 
 BASELINE = Path(__file__).parent / "baseline.yml"

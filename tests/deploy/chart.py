@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.tools import ROOT, binaries, schemas_python
+from tests.deploy.tools import binaries, schemas_python
+from tests.support.daemon import ROOT
 
 CHART = ROOT / "deploy" / "helm" / "xidwatch"
 IMAGE = "registry.example.com/xidwatch"

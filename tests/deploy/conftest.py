@@ -9,7 +9,8 @@ import pytest
 
 from tests.deploy.chart import Checked, Helm, Schemas, schemas
 from tests.deploy.modes import COMBINATIONS
-from tests.deploy.tools import UnavailableError, binaries, schemas_python
+from tests.deploy.tools import binaries, schemas_python
+from tests.support.installed import UnavailableError
 
 
 @pytest.fixture(scope="session", params=["3", "4"], ids=["helm 3", "helm 4"])

@@ -17,7 +17,8 @@ from pathlib import Path
 from daemon.config import SETTINGS
 from daemon.settings import Setting
 from tests.deploy.chart import CHART, Helm, RefusedError, Values
-from tests.deploy.tools import ROOT, UnavailableError
+from tests.support.daemon import ROOT
+from tests.support.installed import UnavailableError
 
 MANIFESTS = ROOT / "deploy" / "manifests"
 SCHEMA = CHART / "values.schema.json"

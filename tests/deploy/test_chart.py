@@ -110,6 +110,28 @@ def test_labels_find_the_daemons_and_not_the_test(rendered: dict[str, Checked]) 
         assert not selector.items() <= tester["metadata"]["labels"].items()
 
 
+def test_another_claim_has_another_name_since_kubernetes_lets_none_be_changed(
+    helm: Helm, kubernetes: Schemas
+) -> None:
+    def named(count: int) -> str:
+        dra = {"adminAccess": False, "allocationMode": "ExactCount", "count": count}
+        found = kubernetes.check(helm.template({"gpu": {"access": "dra", "dra": dra}}))
+        name = str(found.one("ResourceClaimTemplate")["metadata"]["name"])
+        (claim,) = found.pod["resourceClaims"]
+        assert claim["resourceClaimTemplateName"] == name
+        return name
+
+    assert named(1) == named(1) != named(2)
+
+
+def test_the_test_runs_where_the_daemons_do(rendered: dict[str, Checked]) -> None:
+    # Only there the image is for the right processor, and every taint tolerated.
+    for found in rendered.values():
+        (tester,) = (each["spec"] for each in found.documents if is_test(each))
+        for key in ("nodeSelector", "affinity", "tolerations"):
+            assert tester.get(key) == found.pod.get(key)
+
+
 def test_rules_and_dashboard_arrive_as_they_are(rendered: dict[str, Checked], kubernetes: Schemas) -> None:
     found = rendered["rules and dashboard"]
     (rules,) = kubernetes.check((CHART / "files" / "rules.yaml").read_text(encoding="utf-8")).documents

@@ -26,6 +26,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
         "adds the capabilities SYSLOG, BPF and PERFMON; set it to privileged",
     ),
     "a hostPath in restricted": ({"namespace": {"podSecurity": "restricted"}}, "it mounts a hostPath"),
+    "a label by which the pods are found": (
+        {"podLabels": {"app.kubernetes.io/name": "ears"}},
+        "podLabels sets app.kubernetes.io/name, by which the DaemonSet finds its pods",
+    ),
     "kmsg without privilege": ({"config": {"probes": "bpf, kmsg"}}, "set logAccess=privileged"),
     "operator without rights": (
         {"config": {"mode": "operator"}},

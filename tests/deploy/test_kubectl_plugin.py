@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from tests.deploy.api_server import Cluster, Exec, api_server
-from tests.deploy.tools import ROOT
-from tests.support.daemon import Daemon
+from tests.support.daemon import ROOT, Daemon
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.relay import INITIALIZE
 from tests.support.waiting import DEADLINE_S, wait_for

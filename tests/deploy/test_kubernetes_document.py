@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.chart import CHART, KUBERNETES, Helm, Schemas
-from tests.deploy.tools import ROOT
+from tests.support.daemon import ROOT
 from tests.test_docs import calls_of
 from xidwatch.cli import build_parser
 

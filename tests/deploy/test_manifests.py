@@ -10,7 +10,7 @@ import pytest
 
 from tests.deploy.chart import Helm, Schemas
 from tests.deploy.render import MANIFESTS, RENDERED, SCHEMA, manifest, schema
-from tests.deploy.tools import ROOT
+from tests.support.daemon import ROOT
 
 WITH_DRA = ("1.34", "1.37")
 KUBERNETES = ("1.25", "1.31", *WITH_DRA)

