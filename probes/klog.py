@@ -31,7 +31,6 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from probes import kernel
 from probes.health import Check, ProbeHealth, Verdict
@@ -53,7 +52,9 @@ _BYTES_FOR_EACH = 4
 _TIME = rb"\[ *(\d{1,9})\.(\d{6})\](?:\[ *[TC]\d+\])? "
 _LINE = re.compile(rb"<(\d{1,4})>" + _TIME)
 _LINE_WITHOUT_TIME = re.compile(rb"<(\d{1,4})>()()")
-_TIMED_LINES = re.compile(rb"^<\d{1,4}>\[ *\d{1,9}\.\d{6}\]", re.MULTILINE)
+_NEWLINE = 10
+_UNTIMED_LINE = re.compile(rb"\n(?!<\d{1,4}>\[ *\d{1,9}\.\d{6}\]|\Z)")
+"""Its end of a line in front is what makes the search fast: alternatives there take twenty times as long."""
 _WEAKER = "it looks once a second and sees no sequence numbers: open /dev/kmsg, or let eBPF run, to hear more"
 _NOT_STARTED = Refusal("not started", None)
 _CLOSED = Refusal("closed", None)
@@ -90,7 +91,9 @@ def read_log() -> bytes:
 def has_times(log: bytes) -> bool:
     """True when each line has its time: the kernel shows it on all of them or on none, and a text can imitate
     one."""
-    return len(_TIMED_LINES.findall(log)) == log.count(b"\n")
+    if not log:
+        return True
+    return _LINE.match(log) is not None and _UNTIMED_LINE.search(log) is None
 
 
 def parse(line: bytes, before: bytes = b"", *, timed: bool = True) -> LogLine | None:
@@ -125,17 +128,16 @@ class Look:
 def look_for(texts: Collection[str], read: ReadLog = read_log) -> Look:
     """One look at the log: every line in it that is exactly one of `texts`, with its origin.
 
-    Of a text of several lines the first one counts. Takes 2 ms for a log of 128 KiB. Raises OSError.
+    Of a text of several lines the first one counts. Takes 2 ms for a log of 128 KiB, nearly all of it in the
+    kernel. Raises OSError.
     """
     wanted = {text.partition("\n")[0] for text in texts}
     # Up to the first byte that was no UTF-8, which cannot be told any more.
     known = [text.partition("\N{REPLACEMENT CHARACTER}")[0].encode("utf-8", "replace") for text in wanted]
     log = read()
     timed = has_times(log)
-    pairs = pairwise([b"", *_lines(log)])
-    found = [
-        parse(line, before, timed=timed) for before, line in pairs if any(text in line for text in known)
-    ]
+    starts = sorted({start for text in known for start in _starts_of(log, text)})
+    found = [parse(_line_at(log, start), _line_before(log, start), timed=timed) for start in starts]
     newest = parse(_last(log), timed=timed)
     return Look(
         [line for line in found if line is not None and line.text in wanted],
@@ -326,6 +328,29 @@ class KlogProbe:
 
 def _lines(log: bytes) -> Iterator[bytes]:
     return (line for line in log.split(b"\n") if line)
+
+
+def _starts_of(log: bytes, text: bytes) -> Iterator[int]:
+    """Where each line begins that holds this text."""
+    at = log.find(text)
+    while 0 <= at < len(log):
+        yield log.rfind(b"\n", 0, at) + 1
+        end = log.find(b"\n", at)
+        at = log.find(text, end + 1) if end >= 0 else -1
+
+
+def _line_at(log: bytes, start: int) -> bytes:
+    """The line that begins there."""
+    end = log.find(b"\n", start)
+    return log[start:] if end < 0 else log[start:end]
+
+
+def _line_before(log: bytes, start: int) -> bytes:
+    """The line before the one that begins there, blank ones left out; empty where there is none."""
+    end = start
+    while end and log[end - 1] == _NEWLINE:
+        end -= 1
+    return log[log.rfind(b"\n", 0, end) + 1 : end]
 
 
 def _last(lines: bytes) -> bytes:
