@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from daemon.fault import OpenFault
 from daemon.same_line import apart, contradict, first_line, is_fragment_of
 from probes.line import KernelLine, Origin
 
@@ -41,6 +42,9 @@ class Led:
     """Id of the event."""
     is_proved: bool
     """The event has been proved since, by another of its lines: this one is counted in it."""
+    ended: str | None = None
+    """That event as an open fault is saved, where it is proved but for some lines and no longer open: should
+    a process have written this one, it is counted out again. None: it is open, or needs no more."""
 
 
 HomeOf = Callable[[KernelLine], Led | None]
@@ -131,6 +135,7 @@ def _row(ahead: Ahead, led: Led | None) -> dict[str, Any]:
         "tolerance_us": ahead.tolerance_us,
         "event": None if led is None else led.event,
         "event_is_proved": led is not None and led.is_proved,
+        "ended": None if led is None else led.ended,
     }
 
 
@@ -147,5 +152,10 @@ def _ahead(row: dict[str, Any]) -> tuple[Ahead, Led | None]:
         probe=str(row["probe"]),
         printed_us=int(row["stamp_us"]),
     )
-    led = None if row["event"] is None else Led(str(row["event"]), row["event_is_proved"] is True)
+    led = None
+    if row["event"] is not None:
+        ended = row.get("ended")
+        if ended is not None:
+            OpenFault.load(ended)  # raises here, where a row that cannot be read is left out
+        led = Led(str(row["event"]), row["event_is_proved"] is True, ended)
     return Ahead(line, int(row["stamp_us"]), int(row["tolerance_us"])), led

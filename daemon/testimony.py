@@ -20,7 +20,7 @@ from daemon.decoded import Context, Fault
 from daemon.driver_witness import PROBE as DRIVER
 from daemon.driver_witness import DriverWitness, Told, names, names_at
 from daemon.event import Kind
-from daemon.fault import Trust
+from daemon.fault import OpenFault, Trust
 from daemon.grammar import find
 from daemon.heard import Heard
 from daemon.hearing import hear
@@ -115,16 +115,24 @@ class Testimony:
 
     def led_to(self, line: KernelLine) -> Led | None:
         """What a line led to; None when it led to no event."""
-        return self._witnesses.led_to(line)
+        home = self._witnesses.home_of(line)
+        if home is None:
+            return None
+        is_proved = home.slot.trust is Trust.PROVED
+        is_apart = is_proved and home.unproved > 0 and not self._coalescer.faults.holds(home)
+        return Led(home.event.id, is_proved, home.dump() if is_apart else None)
 
     def restore(self, gone: Iterable[tuple[Ahead, Led | None]], *, boot_id: str, now_us: int) -> None:
         """Wait for the log to show what an earlier process heard ahead of it."""
         homes = {fault.event.id: fault for fault in self._coalescer.open_faults()}
+        ended: dict[str, OpenFault] = {}
         mine = [(each, led) for each, led in gone if each.line.boot_id == boot_id]
         for each, led in mine:
             home = homes.get(led.event) if led is not None else None
             sighting = self._witnesses.see(each.line)
             sighting.home = home
+            if home is None and led is not None and led.ended is not None:
+                sighting.home = ended.setdefault(led.event, OpenFault.load(led.ended))
             sighting.is_over = led is not None and led.is_proved and home is None
             if home is not None:
                 home.last_arrival_us = now_us  # it stays open until the log has been read again

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from daemon.ahead import Led
-from daemon.fault import OpenFault, Trust
+from daemon.fault import OpenFault
 from daemon.occurrence import standing
 from probes.line import KernelLine
 
@@ -77,12 +76,11 @@ class Witnesses:
             self._sightings[other] = sighting
         return sighting
 
-    def led_to(self, line: KernelLine) -> Led | None:
-        """What the record seen as `line` led to; None when it led to no event."""
+    def home_of(self, line: KernelLine) -> OpenFault | None:
+        """The fault that the record seen as `line` led to; None when it led to none."""
         identity = _identity(line)
         sighting = self._sightings.get(identity) if identity is not None else None
-        home = standing(sighting.home) if sighting is not None else None
-        return Led(home.event.id, home.slot.trust is Trust.PROVED) if home is not None else None
+        return standing(sighting.home) if sighting is not None else None
 
 
 def _identity(line: KernelLine) -> _Identity | None:

@@ -529,6 +529,12 @@ def test_however_late_the_log_is_nothing_forged_stays_and_nothing_true_is_lost(
     + [(LOST_GPU, 3_000, Origin.KERNEL, 0, 23_001), (LOST_GPU, 3_000, Origin.KERNEL, 0, 20_002)],
     1_075_002,
 )
+@example(
+    # The same where a process had written the second one, and the event had lost its place to another.
+    [(LOST_GPU, 3_000, Origin.KERNEL, 0, 0)] * 6
+    + [(LOST_GPU, 3_000, Origin.KERNEL, 0, 23_001), (LOST_GPU, 3_000, Origin.USERSPACE, 0, 20_002)],
+    1_075_002,
+)
 def test_kill_9_at_any_moment_changes_no_count(
     drawn: list[tuple[str, int, Origin, int, int]], killed_us: int
 ) -> None:
