@@ -16,17 +16,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon.config import Address, Config, EbpfLoader, Mode
 from daemon.lock import StateLock
-from daemon.sinks.configuration import SinkConfig
 from daemon.status import StatusReport, unavailable
 from mcp_server.access import Access
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
-from mcp_server.operator_tools import operator_tools
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
 from mcp_server.tls import Tls
@@ -40,6 +38,9 @@ from xidwatch.inside import CLOCK, Inside, opened
 from xidwatch.preload import Preloaded, preload
 from xidwatch.sd_notify import SdNotify
 from xidwatch.version import VERSION
+
+if TYPE_CHECKING:
+    from daemon.sinks.configuration import SinkConfig
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,8 @@ def _operator_tools(ready: _Ready, inside: Inside) -> Sequence[Tool[Any]]:
     """The tools that act on the node; none unless the mode is operator."""
     if ready.config.mode is not Mode.OPERATOR:
         return ()
+    from mcp_server.operator_tools import operator_tools
+
     gpu_side = inside.gpu_side
     return operator_tools(
         gpu_side.watch,
