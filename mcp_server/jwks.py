@@ -29,13 +29,21 @@ from urllib.parse import urlsplit
 from jwt import PyJWK, PyJWKSet
 from jwt.exceptions import PyJWTError
 
+from daemon import regular_file
+from daemon.regular_file import UnfitFileError
+
 log = logging.getLogger(__name__)
 
 FETCH_S: Final = 5.0
+"""How long a client with a token of an unknown key waits: it is let in or told 503 by then."""
 FRESH_S: Final = 600.0
+"""Until then keys are not asked for again: a key that was withdrawn counts that much longer."""
 COOL_DOWN_S: Final = 10.0
+"""Between two fetches for unknown keys: all that made-up key ids can cost the issuer."""
 MOST_BYTES: Final = 1024 * 1024
+"""Of a key set. One of `MOST_KEYS` RSA keys with their certificates has a tenth of that."""
 MOST_KEYS: Final = 64
+"""Of an issuer; of more the first ones count."""
 
 
 class NoKeysError(Exception):
@@ -205,10 +213,11 @@ def _read(answer: HTTPResponse) -> bytes:
 
 def _read_json(path: Path) -> object:
     try:
-        with path.open("rb") as file:
-            return _json(file.read(MOST_BYTES + 1), str(path))
+        return _json(regular_file.read(path, MOST_BYTES).data, str(path))
     except OSError as error:
         raise NoKeysError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except UnfitFileError as error:
+        raise NoKeysError(f"{path} {error}") from None
 
 
 def _json(data: bytes, where: str) -> object:

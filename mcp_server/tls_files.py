@@ -8,16 +8,16 @@ clock makes look so, is for the caller to judge.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import ssl
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from daemon import regular_file
 from daemon.config import Config
+from daemon.regular_file import OPEN_TO_OTHERS, UnfitFileError
 from mcp_server.certificate import Certificate, expired_authorities, seen_by_a_client
 from probes.errors import UserError
 from probes.health import Check, Verdict
@@ -97,7 +97,8 @@ class Signature:
 
 def load(files: TlsFiles) -> Loaded:
     """Read and try them. Raises UserError with what is wrong, whichever file it is."""
-    chain, leaf = _pem(files.certificate, _CERTIFICATE, "CERTIFICATE")
+    chain = _text(_content(files.certificate, _CERTIFICATE))
+    leaf = _pem(chain, files.certificate, _CERTIFICATE, "CERTIFICATE")
     key = _key(files.key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -128,8 +129,8 @@ def signature(files: TlsFiles) -> Signature:
         except OSError as error:
             raise _unreadable(path, files.what(path), error) from None
     return Signature(
-        tuple((s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_mode) for s in found),
-        max(s.st_ctime_ns for s in found) / 1e9,
+        tuple(regular_file.signature(each) for each in found),
+        max(each.st_ctime_ns for each in found) / 1e9,
     )
 
 
@@ -151,20 +152,18 @@ def check(files: TlsFiles | None) -> Check:
     return Check(NAME, Verdict.OK, f"certificate of {certificate}{clients}")
 
 
-def _read(path: Path, what: str) -> str:
+def _content(path: Path, what: str) -> regular_file.Content:
     try:
-        # A pipe in the file's place would otherwise be waited for until somebody writes into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise UserError(f"{what} {path} is no regular file", hint="name a file in PEM")
-            data = file.read(MOST_BYTES + 1)
+        return regular_file.read(path, MOST_BYTES)
     except OSError as error:
         raise _unreadable(path, what, error) from None
-    if len(data) > MOST_BYTES:
-        raise UserError(f"{what} {path} is longer than {MOST_BYTES} bytes", hint="name a file in PEM")
-    # Words between the blocks may be of any language; OpenSSL takes text in ASCII only.
-    return data.decode("ascii", "replace").replace("\ufffd", "?")
+    except UnfitFileError as error:
+        raise UserError(f"{what} {path} {error}", hint="name a file in PEM") from None
+
+
+def _text(content: regular_file.Content) -> str:
+    """Words between the blocks may be of any language; OpenSSL takes text in ASCII only."""
+    return content.data.decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def _unreadable(path: Path, what: str, error: OSError) -> UserError:
@@ -174,14 +173,13 @@ def _unreadable(path: Path, what: str, error: OSError) -> UserError:
     )
 
 
-def _pem(path: Path, what: str, kind: str) -> tuple[str, str]:
-    """A file's text, and its first block whose label ends like that. No block may be half there."""
-    text = _read(path, what)
+def _pem(text: str, path: Path, what: str, kind: str) -> str:
+    """The first block whose label ends like that. No block may be half there."""
     if "-----BEGIN" in _BLOCK.sub("", text):
         raise UserError(f"{what} {path} is cut off", hint="write it anew under another name, then rename it")
     for block in _BLOCK.finditer(text):
         if block[1].endswith(kind):
-            return text, block[0]
+            return block[0]
     raise UserError(
         f"{what} {path} is no {kind.lower()} in PEM",
         hint="`openssl x509 -inform der` and `openssl pkey -inform der` make PEM of DER",
@@ -189,22 +187,20 @@ def _pem(path: Path, what: str, kind: str) -> tuple[str, str]:
 
 
 def _key(path: Path) -> str:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise _unreadable(path, _KEY, error) from None
-    if mode & (stat.S_IROTH | stat.S_IWOTH):
+    content = _content(path, _KEY)
+    if content.status.st_mode & OPEN_TO_OTHERS:
         raise UserError(
             f"the TLS key {path} is open to every user of this machine",
             hint=f"chmod o-rw {path} (in Kubernetes: defaultMode: 0440 of the Secret's volume)",
         )
-    text = _read(path, _KEY)
+    text = _text(content)
     if _ENCRYPTED.search(text):
         raise UserError(
             f"the TLS key {path} is encrypted: nobody is there to type its passphrase",
             hint=f"`openssl pkey -in {path} -out plain.key` decrypts it; let only the daemon read that one",
         )
-    return _pem(path, _KEY, "PRIVATE KEY")[0]
+    _pem(text, path, _KEY, "PRIVATE KEY")
+    return text
 
 
 def _unusable(error: Exception, files: TlsFiles) -> UserError:
@@ -235,7 +231,8 @@ def _try(context: ssl.SSLContext, leaf: str, files: TlsFiles) -> Certificate:
 
 
 def _trust(context: ssl.SSLContext, path: Path) -> str:
-    text, _ = _pem(path, _CLIENT_CA, "CERTIFICATE")
+    text = _text(_content(path, _CLIENT_CA))
+    _pem(text, path, _CLIENT_CA, "CERTIFICATE")
     try:
         context.load_verify_locations(cadata=text)
         reason = expired_authorities(context.get_ca_certs())

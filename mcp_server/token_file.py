@@ -9,25 +9,24 @@ Nothing polls and nothing is timed. The file has to be local: a mount that hangs
 from __future__ import annotations
 
 import logging
-import os
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from daemon import regular_file
+from daemon.regular_file import OPEN_TO_OTHERS, UnfitFileError
 from mcp_server.tokens import BadLineError, Keyring, Token, parse
 from probes.errors import UserError
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 256 * 1024
-_FORBIDDEN: Final = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
+_FORBIDDEN: Final = stat.S_IWGRP | OPEN_TO_OTHERS
 _TICK_S: Final = 0.05
 """A file that changed so recently may change again without another time stamp: the kernel's clock for
 them ticks every 1 to 10 ms."""
-
-_Signature = tuple[int, int, int, int, int]
 
 
 class TokenFile:
@@ -41,7 +40,7 @@ class TokenFile:
         """A clause: why the file as it is now is not in force; None when it is."""
         self._now = now
         self._listeners: list[Callable[[], None]] = []
-        self._read_as: _Signature | None = None
+        self._read_as: tuple[int, ...] | None = None
         self._is_settled = False
         self.keyring = self._read()
         """The tokens in force, those that have expired included."""
@@ -61,7 +60,7 @@ class TokenFile:
     def look(self) -> None:
         """Read the file again if it has changed."""
         try:
-            signature = _signature(self.path.stat())
+            signature = regular_file.signature(self.path.stat())
         except OSError:
             signature = None
         if signature == self._read_as and self._is_settled:
@@ -110,7 +109,7 @@ class TokenFile:
         self._read_as, self._is_settled = signature, self._settled(signature)
         return keyring
 
-    def _settled(self, signature: _Signature) -> bool:
+    def _settled(self, signature: tuple[int, ...]) -> bool:
         return abs(self._now() - signature[-1] / 1e9) > _TICK_S
 
     def _count(self) -> str:
@@ -118,32 +117,24 @@ class TokenFile:
         return f"{count} token{'s' * (count != 1)}"
 
 
-def _read(path: Path) -> tuple[str, _Signature]:
+def _read(path: Path) -> tuple[str, tuple[int, ...]]:
     """Text and signature of one and the same file. Raises OSError, BadLineError and UserError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode):
-            raise BadLineError("it is no regular file")
-        if before.st_mode & _FORBIDDEN:
-            raise UserError(
-                f"the token file {path} has mode {stat.S_IMODE(before.st_mode):04o}: "
-                "others may read or write it",
-                hint=f"chmod 600 {path}, or 640 with a group (Kubernetes: defaultMode: 0400)",
-            )
-        data = file.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise BadLineError(f"it is longer than {MOST_BYTES} bytes")
-        if _signature(os.fstat(descriptor)) != _signature(before):
-            raise BadLineError("it changed while it was read")
     try:
-        return data.decode(), _signature(before)
+        content = regular_file.read(path, MOST_BYTES)
+    except UnfitFileError as error:
+        raise BadLineError(f"it {error}") from None
+    if content.status.st_mode & _FORBIDDEN:
+        raise UserError(
+            f"the token file {path} has mode {stat.S_IMODE(content.status.st_mode):04o}: "
+            "others may read or write it",
+            hint=f"chmod 600 {path}, or 640 with a group (Kubernetes: defaultMode: 0400)",
+        )
+    if content.changed:
+        raise BadLineError("it changed while it was read")
+    try:
+        return content.data.decode(), regular_file.signature(content.status)
     except UnicodeDecodeError:
         raise BadLineError("it is no text in UTF-8") from None
-
-
-def _signature(found: os.stat_result) -> _Signature:
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _names(tokens: set[Token]) -> str:

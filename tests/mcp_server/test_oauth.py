@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import socket
 import threading
 import time
@@ -296,6 +297,12 @@ def test_keys_that_are_none_are_told(issuer: Issuer, tmp_path: Path, text: str, 
         reply = shown(served, issuer.token())
     assert reply.status == 503
     assert why in reply.json["error"]
+
+
+def test_a_pipe_in_the_place_of_a_key_file_is_not_waited_for(issuer: Issuer, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(jwks.NoKeysError, match="is no regular file"):
+        jwks.key_source(issuer.url, str(tmp_path / "keys"))()
 
 
 def test_a_public_set_never_makes_an_hmac_key() -> None:
