@@ -12,6 +12,13 @@ import pytest
 
 from tests.support import base_images
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import (  # noqa: F401  # pytest finds fixtures and hooks by their names here
+    happened,
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.podman import Podman
 
