@@ -15,7 +15,7 @@ from typing import Final
 
 from daemon.decoded import Fault
 from daemon.grammar import decode, find
-from probes.replay.formats import MARKERS
+from probes.log_formats import MARKERS
 
 _BEGINNING: Final = len("NVRM: Xid (PCI:0000:91:00): 31, ")
 

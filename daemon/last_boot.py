@@ -18,7 +18,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from daemon.event import Event, Kind
 from daemon.incidents.saved import UNREAD, mark_unproved
@@ -26,9 +26,11 @@ from daemon.pipeline import Pipeline, Snapshot
 from daemon.playback import Playback
 from daemon.store import StateChange, Store
 from daemon.thread import DiskThread
-from probes import last_boot
 from probes.errors import UserError
 from probes.line import KernelLine, Origin, ResumePoint
+
+if TYPE_CHECKING:
+    from probes import last_boot
 
 _LOOKED_AT = 1000
 log = logging.getLogger(__name__)
@@ -189,6 +191,8 @@ class _Reading:
         if boot.tries > MOST_TRIES:
             log.error("the log of boot %s is not read: %d processes ended over it", boot.boot_id, MOST_TRIES)
             return Outcome(0, (), (f"{MOST_TRIES} processes ended over it",))
+        from probes import last_boot  # noqa: PLC0415  # all of replay comes with it; few starts read a boot
+
         found = last_boot.Found()
         thread = DiskThread(
             "last-boot"

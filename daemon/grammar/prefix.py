@@ -1,14 +1,14 @@
 """What stands before the message in a saved log.
 
 Only `xidwatch decode` and `explain` need this; a live probe hands on the bare message, and a replay reads
-whole files. The formats are those of `probes.replay.formats`, which also says what each of them proves.
+whole files. The formats are those of `probes.log_formats`, which also says what each of them proves.
 Nothing here decides whether a line is a fault.
 """
 
 from __future__ import annotations
 
 from probes.line import Origin
-from probes.replay.formats import MARKERS, parse
+from probes.log_formats import MARKERS, parse
 
 __all__ = ["MARKERS", "strip_prefix"]
 

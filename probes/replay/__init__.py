@@ -2,7 +2,7 @@
 
 Contract:
 
-* Every common way to save a kernel log is understood, and told apart line by line (`formats`).
+* Every common way to save a kernel log is understood, and told apart line by line (`probes.log_formats`).
 * Records come in the order of the files, and those within a file of sections in the order of their boots.
   Each has a boot id (the kernel's own where the log gives it, else `replay-N`), a kernel time and a wall
   time. Where the log has no kernel time, the time of the replay stands in for it (`boots`): faults are told
@@ -27,13 +27,13 @@ from functools import partial
 from typing import IO
 
 from probes.line import KernelLine, Origin
+from probes.log_formats import Format
 from probes.replay import files as opening
 from probes.replay import order
 from probes.replay.alignment import Sighting, match
 from probes.replay.boots import ReplayTime, Timeline
 from probes.replay.coverage import Boot, Coverage, FileCoverage
 from probes.replay.duplicates import Duplicates, Place
-from probes.replay.formats import Format
 from probes.replay.reading import FileReader, Record
 from probes.replay.timestamps import SECOND_US, Stamps, WallTime
 from probes.replay.unpacking import Source, Unreadable

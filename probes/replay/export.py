@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import IO
 
-from probes.replay.formats import Format, LogLine, from_journal_fields
+from probes.log_formats import Format, LogLine, from_journal_fields
 from probes.replay.lines import LONGEST_LINE
 
 HEAD = b"__CURSOR="

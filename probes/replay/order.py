@@ -8,8 +8,8 @@ from datetime import tzinfo
 from itertools import chain, islice
 from typing import IO
 
+from probes.log_formats import LogLine, parse
 from probes.replay import export, lines, unpacking
-from probes.replay.formats import LogLine, parse
 from probes.replay.timestamps import SECOND_US, Assumptions, Stamps
 
 _MOST_LINES = 200

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from probes.line import Origin
+from probes.log_formats import Clue, Format, LogLine, from_dmesg_fields, parse
 from probes.replay import export, lines, unpacking
 from probes.replay.boots import GREETING, Timeline
 from probes.replay.coverage import Boot, FileCoverage
-from probes.replay.formats import Clue, Format, LogLine, from_dmesg_fields, parse
 from probes.replay.timestamps import Stamps, WallTime
 from probes.replay.unpacking import Source
 

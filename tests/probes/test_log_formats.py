@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.line import Origin
-from probes.replay.formats import Clue, Format, parse
+from probes.log_formats import Clue, Format, parse
 
 XID = "NVRM: Xid (PCI:0000:91:00): 79, GPU has fallen off the bus."
 CORPUS = Path(__file__).parents[3] / "shared/data/kernel_log_corpus.jsonl"
