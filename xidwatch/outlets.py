@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from daemon.config import Config
@@ -167,7 +168,7 @@ class Outlets:
 
     def start(self) -> None:
         """Begin; once it is known whether the kernel is heard."""
-        self._forget_others()
+        self._forget_others({name for name, _ in self._loops})
         for name, loop in self._loops:
             task = asyncio.create_task(loop(), name=name)
             task.add_done_callback(self._note_end)
@@ -197,14 +198,13 @@ class Outlets:
         if self._disk is not None:
             self._disk.close()
 
-    def _forget_others(self) -> None:
-        """Remove the cursors of outlets that are not asked for any more: one that is asked for again later
-        must not be sent all that happened meanwhile."""
-        names = {name for name, _ in self._loops}
-        with contextlib.suppress(OSError):
-            for path in self._folder.glob("*.json"):
-                if path.stem not in names:
-                    path.unlink()
+    def _forget_others(self, names: Collection[str]) -> None:
+        from daemon.sinks.cursor import forget_others
+
+        disk = self._disk or DiskThread("outlets")
+        disk.submit(partial(forget_others, self._folder, names))
+        if self._disk is None:  # nothing else is kept there
+            disk.close()
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -29,6 +29,7 @@ from daemon.thread import ClosedError, DiskThread
 
 FOLDER: Final = "sinks"
 RETRY_S: Final = 30.0
+"""A full disk is seldom made room on sooner, and each try is a line of work for it."""
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Larger than any state that is written."""
 _VERSION: Final = 1
@@ -170,11 +171,11 @@ def path_of(state_dir: Path, name: str) -> Path:
     return state_dir / FOLDER / f"{name}.json"
 
 
-def forget_others(state_dir: Path, names: Collection[str]) -> None:
-    """Remove the cursors of sinks that are not configured any more: one that is added again later must not
-    be sent all that happened meanwhile. For the disk's thread."""
+def forget_others(folder: Path, names: Collection[str]) -> None:
+    """Remove the cursors of what is not configured any more: one that is added again later must not be sent
+    all that happened meanwhile. For the disk's thread."""
     with suppress(OSError):
-        for path in sorted((state_dir / FOLDER).glob("*.json")):
+        for path in sorted(folder.glob("*.json")):
             if path.stem not in names:
                 path.unlink()
-                _log.info("forgot the cursor of sink %s: it is not configured any more", path.stem)
+                _log.info("forgot the cursor of %s: it is not configured any more", path.stem)

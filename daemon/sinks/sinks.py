@@ -16,7 +16,7 @@ from daemon.sinks.batch import Node
 from daemon.sinks.command import Command
 from daemon.sinks.configuration import AlertmanagerTarget, CommandTarget, SinkConfig, WebhookTarget
 from daemon.sinks.courier import Courier, Standing
-from daemon.sinks.cursor import CursorFile, forget_others, path_of
+from daemon.sinks.cursor import FOLDER, CursorFile, forget_others, path_of
 from daemon.sinks.delivery import Delivery
 from daemon.sinks.health import SinkHealth
 from daemon.sinks.news import News
@@ -76,7 +76,7 @@ class Sinks:
 
     def start(self) -> None:
         """Begin to send."""
-        self._disk.submit(partial(forget_others, self._state_dir, self._names))
+        self._disk.submit(partial(forget_others, self._state_dir / FOLDER, self._names))
         for delivery in self._deliveries:
             name = f"sink {delivery.health.name}"
             self._tasks.append(asyncio.create_task(delivery.serve(), name=name))

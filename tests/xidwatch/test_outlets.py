@@ -17,7 +17,7 @@ from daemon.stream import EventStream
 from probes import kernel
 from probes.health import Check, Verdict
 from tests.mcp_server.samples import xid
-from tests.support.waiting import DEADLINE_S
+from tests.support.waiting import DEADLINE_S, wait_for
 from xidwatch.outlets import Asked, Outlets, at_work, checks, configured
 
 
@@ -65,7 +65,7 @@ def test_the_cursor_of_an_outlet_that_is_not_asked_for_any_more_is_forgotten(tmp
         await running.close()
 
     asyncio.run(main())
-    assert not kept.exists()
+    wait_for(lambda: not kept.exists(), "the disk's thread to remove the file")
 
 
 def test_an_outlet_that_breaks_says_so_and_takes_no_other_with_it(

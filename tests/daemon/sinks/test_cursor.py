@@ -103,9 +103,9 @@ def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path, monkeypatch
 
 
 def test_the_cursors_of_sinks_that_are_gone_are_forgotten(tmp_path: Path) -> None:
-    forget_others(tmp_path, ["pager"])
+    forget_others(tmp_path / "sinks", ["pager"])
     for name in ("pager", "old"):
         path_of(tmp_path, name).parent.mkdir(exist_ok=True)
         path_of(tmp_path, name).write_text("{}")
-    forget_others(tmp_path, ["pager"])
+    forget_others(tmp_path / "sinks", ["pager"])
     assert [path.name for path in (tmp_path / "sinks").iterdir()] == ["pager.json"]
