@@ -16,6 +16,7 @@ from daemon.store import Store
 from probes.line import KernelLine
 
 _SAME_US = 1_000
+"""Both stamps are taken within one call of printk: microseconds apart, more only where that was preempted."""
 
 
 class ToldBefore:

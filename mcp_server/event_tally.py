@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_EVENTS: Final = 8_192
 """Events whose last count is remembered: twice the default ring, so that whatever may still grow is."""
 BASELINE_ITEMS: Final = 1_000
+"""The longest page. What is older and grows once more is counted as if it were new."""
 MAX_DEVICES: Final = 256
 """Distinct device labels; later ones are `other`. No node has so many: this bounds nonsense."""
 LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)

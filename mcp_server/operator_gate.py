@@ -20,7 +20,9 @@ from mcp_server.refused import Reason, Refusals
 from probes.errors import UserError
 
 RECORDED_AGAIN_S: Final = 60.0
+"""A refused client that tries on writes one record a minute, with how often it tried."""
 MOST_REMEMBERED: Final = 256
+"""Clients that were refused; the oldest is forgotten first, and then recorded anew."""
 
 
 class OperatorGate:

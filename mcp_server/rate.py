@@ -14,6 +14,7 @@ from typing import Final
 from daemon.access import Rate
 
 MOST_CLIENTS: Final = 4_096
+"""Remembered at a time, under a MiB; the one not seen for longest is forgotten first."""
 
 
 class RateLimit:

@@ -22,17 +22,19 @@ from probes.errors import UserError
 log = logging.getLogger(__name__)
 
 TOLD_AGAIN_S: Final = 60.0
+"""A client that is refused for one reason again and again is one line a minute, with how often."""
 MOST_REMEMBERED: Final = 1_024
+"""Clients and reasons; the oldest is forgotten first, and then told anew."""
 _LINES: Final = Rate(60, 60)
 
 
 class Reason(StrEnum):
     """Why a request was refused: label values of `xidwatch_refused_requests_total`."""
 
-    NO_TOKEN = "no_token"  # noqa: S105  (words, no secrets)
-    WRONG_TOKEN = "wrong_token"  # noqa: S105
-    EXPIRED_TOKEN = "expired_token"  # noqa: S105
-    REVOKED_TOKEN = "revoked_token"  # noqa: S105
+    NO_TOKEN = "no_token"  # noqa: S105  # a reason, no secret
+    WRONG_TOKEN = "wrong_token"  # noqa: S105  # a reason, no secret
+    EXPIRED_TOKEN = "expired_token"  # noqa: S105  # a reason, no secret
+    REVOKED_TOKEN = "revoked_token"  # noqa: S105  # a reason, no secret
     """It was taken out of the file while a stream was open."""
     SCOPE = "scope"
     """The client may not do this."""

@@ -27,6 +27,7 @@ _CREDENTIALS: Final = struct.Struct("iII")
 _SO_PEERGROUPS: Final = 59
 """asm-generic/socket.h, since Linux 4.13: the supplementary groups of the peer, as gid_t's."""
 _MOST_GROUPS: Final = 65_536
+"""NGROUPS_MAX of Linux (include/uapi/linux/limits.h)."""
 
 
 @dataclass(frozen=True, slots=True)

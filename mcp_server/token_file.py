@@ -23,6 +23,7 @@ from probes.errors import UserError
 log = logging.getLogger(__name__)
 
 MOST_BYTES: Final = 256 * 1024
+"""A line has some 150 bytes: room for more tokens than a node has clients."""
 _FORBIDDEN: Final = stat.S_IWGRP | OPEN_TO_OTHERS
 _TICK_S: Final = 0.05
 """A file that changed so recently may change again without another time stamp: the kernel's clock for

@@ -26,6 +26,7 @@ AGENT = f"xidwatch/{VERSION}"
 """What sinks call themselves to web servers."""
 _CHECK = "on_event"
 _CONNECT_S = 2.0
+"""`doctor` asks each receiver in turn, while a person waits."""
 
 
 def configured(config: Config) -> Sequence[SinkConfig]:

@@ -63,7 +63,7 @@ class _Ready:
     preloaded: Preloaded
 
     @classmethod
-    def for_(cls, config: Config) -> _Ready:
+    def of(cls, config: Config) -> _Ready:
         """Raises UserError for settings that are wrong or contradict each other. What loads programs into
         the kernel, and gives up the right to, comes last."""
         return cls(
@@ -81,7 +81,7 @@ def run(config: Config) -> NoReturn:
     """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    ready = _Ready.for_(config)
+    ready = _Ready.of(config)
     given_up = ready.preloaded.given_up
     if given_up.capabilities:
         log.info("gave up %s: they were for loading eBPF programs", " and ".join(given_up.capabilities))

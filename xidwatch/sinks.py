@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from daemon.thread import DiskThread
 
 NOT_TAKEN = 1
+"""Exit code: a receiver did not take the message. 2 is for a command that was wrong."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,12 @@ class NvmlSource:
             payloads = {operation: payload}
             # What was asked by its index has told its address.
             place = payload.pci if isinstance(payload, Identity) else gpu
-            # `_PAYLOADS` gives each operation the class of the field that has its name: mypy cannot see that.
-            return Reading(place, answered=True, took_ms=answer.took_ms, **payloads)  # type: ignore[arg-type]
+            return Reading(
+                place,
+                answered=True,
+                took_ms=answer.took_ms,
+                **payloads,  # type: ignore[arg-type]  # `_PAYLOADS` has the class of each field by its name
+            )
         identity = self._without_nvml(gpu) if operation == "identity" else None
         return Reading(gpu, answered=False, trouble=answer.trouble, reason=answer.reason, identity=identity)
 

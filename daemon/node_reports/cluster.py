@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon.sinks.outcome import Fate, Outcome, fate_of, retry_after_s, status_words
+from daemon.sinks.outcome import SAID_CHARS, Fate, Outcome, fate_of, retry_after_s, status_words
 from daemon.text import clean
 from probes.errors import UserError
 
@@ -31,7 +31,6 @@ STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
 """Merges a list by the key of its members: conditions by their type, so that others' stay."""
 _MOST_BYTES: Final = 4 * 1024 * 1024
 """Of an answer. A node with 1,000 images in its status has less than one MiB."""
-_SAID_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +117,11 @@ class ApiServer:
         except TimeoutError:
             return Answer(None, f"no answer within {self._timeout_s:g} s", {})
         except (httpx2.HTTPError, OSError, UnicodeDecodeError) as error:
-            return Answer(None, clean(str(error) or type(error).__name__, _SAID_CHARS), {})
+            return Answer(None, clean(str(error) or type(error).__name__, SAID_CHARS), {})
         said = status_words(answer.status_code)
         message = received.get("message")
         if answer.status_code >= 300 and isinstance(message, str):
-            said = f"{said}: {clean(message, _SAID_CHARS)}"
+            said = f"{said}: {clean(message, SAID_CHARS)}"
         asked = retry_after_s(answer.headers.get("retry-after"), time.time())
         return Answer(answer.status_code, said, received, asked)
 

@@ -16,11 +16,10 @@ from daemon.otlp.receiver import TIMEOUT_S, Receiver
 from daemon.otlp.target import OtlpTarget
 from daemon.sinks.batch import Batch
 from daemon.sinks.news import Memory, News, Updates
-from daemon.sinks.outcome import Outcome
+from daemon.sinks.outcome import SAID_CHARS, Outcome
 from daemon.text import clean
 
 NAME: Final = "otlp-logs"
-_SAID_CHARS: Final = 200
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ class OtlpLogs:
 
     def _note_rejected(self, content: bytes) -> None:
         """A receiver that took the request may say that it keeps only part of it, for good."""
-        # protobuf is shipped without types.
+        # Both come with an optional extra and are costly. protobuf is shipped without types.
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (  # noqa: PLC0415
             ExportLogsServiceResponse,
@@ -71,5 +70,5 @@ class OtlpLogs:
             return  # not what the specification asks for, and yet it said 200
         if partial.rejected_log_records:
             self.rejected += partial.rejected_log_records
-            why = clean(partial.error_message, _SAID_CHARS)
+            why = clean(partial.error_message, SAID_CHARS)
             _log.error("OTLP: %d log records were rejected: %s", partial.rejected_log_records, why)

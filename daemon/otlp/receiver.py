@@ -17,14 +17,13 @@ import httpx2
 
 from daemon.otlp.target import OtlpTarget
 from daemon.sinks.names import NameLookup
-from daemon.sinks.outcome import Fate, Outcome, fate_of, retry_after_s, status_words
+from daemon.sinks.outcome import SAID_CHARS, Fate, Outcome, fate_of, retry_after_s, status_words
 from daemon.text import clean
 
 TIMEOUT_S: Final = 10.0
 """For one request: the default of the OTLP exporter's specification."""
 _MOST_BYTES: Final = 65_536
 """Of an answer; a longer one is cut."""
-_SAID_CHARS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ class Receiver:
             return Answer(Outcome(Fate.AWAY, f"no answer within {self._timeout_s:g} s"))
         except (httpx2.HTTPError, OSError, UnicodeError) as error:
             words = error.strerror if isinstance(error, OSError) else str(error)
-            return Answer(Outcome(Fate.AWAY, clean(words or type(error).__name__, _SAID_CHARS)))
+            return Answer(Outcome(Fate.AWAY, clean(words or type(error).__name__, SAID_CHARS)))
         status = answer.status_code
         asked = retry_after_s(answer.headers.get("retry-after"), time.time())
         return Answer(Outcome(fate_of(status), status_words(status), asked), bytes(content))

@@ -40,6 +40,7 @@ NAME: Final = "otlp-traces"
 MOST_WAITING: Final = 2_048
 """Spans; the default of the specification's batch processor, as are the next two."""
 MOST_AT_ONCE: Final = 512
+"""Spans of one request: the default of the OpenTelemetry specification's batch processor."""
 FLUSH_AFTER_S: Final = 5.0
 """How long the first span waits for others."""
 CLOSE_S: Final = 0.5

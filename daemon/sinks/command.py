@@ -36,8 +36,10 @@ from daemon.thread import ClosedError, DiskThread
 OUTPUT_CHARS: Final = 300
 """Of what it prints, for the log, when it fails; the rest is read and dropped."""
 VALUE_CHARS: Final = 1_024
+"""Of a variable. All of them together stay far below the kernel's 128 KiB for one string."""
 PREFIX: Final = "XIDWATCH_EVENT_"
 _CHUNK: Final = 65_536
+"""What a pipe of Linux holds: a larger step would not go further."""
 _LOOK_S: Final = 0.05
 """Between two looks at a child that has not ended, where the kernel does not tell."""
 _NOT_PASSED_ON: Final = (

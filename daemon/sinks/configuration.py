@@ -29,8 +29,11 @@ from daemon.units import duration_us
 from probes.errors import UserError
 
 MOST_SINKS: Final = 16
+"""Each has a cursor of its own and reads the stream: more belong behind one receiver that distributes."""
 MOST_LABELS: Final = 16
+"""Beside those of the event; Alertmanager groups by few."""
 MOST_A_MINUTE: Final = 600
+"""Ten a second are no longer read by people, and a stream has `/events`."""
 SHORTEST_KEY: Final = 16
 """Characters of a signing key, at least: a shorter one can be guessed from one signed body."""
 

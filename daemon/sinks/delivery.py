@@ -49,6 +49,7 @@ SAVE_WITHIN_S: Final = 1.0
 SAVE_EVERY_S: Final = 60.0
 """A cursor that moves past what does not concern the sink is saved this often."""
 MOST_SKIPPED_TOLD: Final = 20
+"""Remembered one by one until the receiver was told; the count has all of them."""
 
 _log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from daemon.filter import EventFilter
 from daemon.sinks import wording
 
 REMEMBERED: Final = 1_024
+"""Events. At the fastest pace of a sink that is more than a minute and a half of new ones."""
 
 
 class Updates(StrEnum):

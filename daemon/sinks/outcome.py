@@ -21,6 +21,9 @@ from typing import Final
 LONGEST_RETRY_AFTER_S: Final = 3_600.0
 """What a receiver may ask for at most: an alarm that waits longer helps nobody."""
 
+SAID_CHARS: Final = 200
+"""Of what a receiver says to a failure: one line in a log or in `status`."""
+
 _AWAY: Final = frozenset({408, 425, 429, 502, 503, 504})
 _CLOSED: Final = frozenset({401, 402, 403, 404, 405, 407, 410, 421, 423, 424, 426, 451})
 

@@ -6,10 +6,12 @@ import random
 from typing import Final
 
 FIRST_WAIT_S: Final = 1.0
+"""A receiver that restarts is mostly back after that."""
 LONGEST_WAIT_S: Final = 300.0
 """Between two tries: a receiver that is back is found within five minutes."""
 
 _BURST_S: Final = 10
+"""The share of a minute that may go out at once: the events of one fault come together."""
 
 
 class Pace:

@@ -11,6 +11,7 @@ from daemon.event import Event, Kind
 from daemon.text import clean
 
 MAX_CHARS: Final = 600
+"""Of one sentence: Slack's and Discord's messages hold three of them."""
 OPEN: Final = "open"
 
 
