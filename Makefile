@@ -4,6 +4,7 @@
 #   make test    run the tests; ARGS="-k kmsg" adds flags
 #   make lint    ruff, mypy --strict and the import layers
 #   make bench   measure latency, loss and memory on this machine
+#   make faults  break everything a promise speaks of, and list what happened in docs/fault-lab.md (root)
 #   make bpf     build the eBPF programs anew (needs clang, llvm-strip and libbpf's headers: libbpf-dev);
 #                BPF_OUT=DIR puts them elsewhere, to compare
 #   make manifests  render deploy/manifests from the Helm chart, and the schema of its values
@@ -13,7 +14,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test lint format bench bpf manifests docs lock clean
+.PHONY: run test lint format bench faults bpf manifests docs lock clean
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -40,6 +41,9 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+faults: .venv/.dev
+	XIDWATCH_LONG=1 $(BIN)/python -m pytest -m fault --fault-list docs/fault-lab.md $(ARGS)
 
 BPF_OBJECTS = $(patsubst %.bpf.c,%.bpf.o,$(wildcard probes/bpf/*.bpf.c))
 BPF_OUT ?= probes/bpf

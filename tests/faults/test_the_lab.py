@@ -62,6 +62,16 @@ def test_a_broken_one_and_one_that_could_not_run_are_rows_too(pytester: pytest.P
     assert "no root | nothing is lost | not run |" in rows
 
 
+def test_the_cases_of_one_test_are_one_row_as_bad_as_the_worst(pytester: pytest.Pytester) -> None:
+    result, rows = listed(
+        pytester,
+        "@pytest.mark.parametrize('n', [1, 2])\n@lost\ndef test_it(happened, n):\n"
+        "    if n == 2: pytest.skip('no second disk')\n    happened('of one')\n",
+    )
+    result.assert_outcomes(passed=1, skipped=1)
+    assert "| the disk is full | of one<br>Skipped: no second disk | nothing is lost | not run |" in rows
+
+
 def test_a_test_that_says_nothing_has_shown_nothing(pytester: pytest.Pytester) -> None:
     result, _ = listed(pytester, "@lost\ndef test_it(happened):\n    pass\n")
     assert result.ret == pytest.ExitCode.TESTS_FAILED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,9 @@ class Outcome(StrEnum):
     NOT_RUN = "not run"
 
 
+_WORSE: Final = (Outcome.HELD, Outcome.NOT_RUN, Outcome.BROKEN)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One fault of the list."""
@@ -69,8 +72,8 @@ class Row:
     promise: int
     what: str
     promised: str
-    happened: str
-    """Or why it was not run, or the error of a broken one."""
+    happened: tuple[str, ...]
+    """For each case what it saw, or why it was not run, or the error of a broken one."""
     outcome: Outcome
     test: str
     """`tests/faults/test_x.py::test_y`"""
@@ -138,7 +141,7 @@ def _row(mark: pytest.Mark, item: pytest.Item, report: pytest.TestReport) -> Row
         text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     else:
         outcome, text = Outcome.BROKEN, str(report.longreprtext).strip().splitlines()[-1]
-    return Row(mark.kwargs["promise"], mark.args[0], mark.kwargs["promised"], text, outcome, item.nodeid)
+    return Row(mark.kwargs["promise"], mark.args[0], mark.kwargs["promised"], (text,), outcome, item.nodeid)
 
 
 def write(document: Path, rows: Iterable[Row]) -> None:
@@ -154,19 +157,31 @@ def write(document: Path, rows: Iterable[Row]) -> None:
 def table(rows: Iterable[Row]) -> str:
     """The list as Markdown: a section for each promise, a line for each fault."""
     by_promise: dict[int, list[Row]] = {}
-    for row in rows:
+    for row in _merged(rows):
         by_promise.setdefault(row.promise, []).append(row)
     sections = []
     for promise, its in sorted(by_promise.items()):
         lines = [f"### {promise}. {PROMISES[promise]}", "", "| the fault | what happened | promised | |"]
         lines += ["| --- | --- | --- | --- |"]
-        lines += [
-            f"| {_cell(row.what)} | {_cell(row.happened)} | {_cell(row.promised)} | {row.outcome} |"
-            for row in sorted(its, key=lambda row: row.test)
-        ]
+        for row in sorted(its, key=lambda row: row.test):
+            saw = "<br>".join(map(cell, row.happened))
+            lines.append(f"| {cell(row.what)} | {saw} | {cell(row.promised)} | {row.outcome} |")
         sections.append("\n".join(lines) + "\n")
     return "\n".join(sections)
 
 
-def _cell(text: str) -> str:
+def _merged(rows: Iterable[Row]) -> Iterable[Row]:
+    """The cases of one test as one row: what each of them saw, and the worst that became of any."""
+    by_test: dict[str, Row] = {}
+    for row in rows:
+        name = row.test.partition("[")[0]
+        before = by_test.get(name, replace(row, happened=()))
+        said = dict.fromkeys((*before.happened, *row.happened))
+        outcome = max(before.outcome, row.outcome, key=_WORSE.index)
+        by_test[name] = replace(row, test=name, happened=tuple(said), outcome=outcome)
+    return by_test.values()
+
+
+def cell(text: str) -> str:
+    """A text as it stands in a cell of the table."""
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
