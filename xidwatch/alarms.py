@@ -16,9 +16,9 @@ from xidwatch.version import VERSION
 
 if TYPE_CHECKING:
     from daemon.outlet import OutletHealth
-    from daemon.sinks.configuration import SinkConfig
     from daemon.sinks.health import SinkHealth
     from daemon.sinks.sinks import Sinks
+    from daemon.sinks.targets import SinkConfig
     from daemon.stream import EventStream
     from probes.kernel import Clock
 
@@ -92,7 +92,7 @@ def check(config: Config) -> Check:
 def _unreachable(sink: SinkConfig) -> str | None:
     """Why nobody can be connected to; None for a program, and for one behind a proxy, of which connecting
     says nothing."""
-    from daemon.sinks.configuration import CommandTarget
+    from daemon.sinks.targets import CommandTarget
 
     return None if isinstance(sink.target, CommandTarget) else unreachable(sink.target.http.url)
 

@@ -40,7 +40,7 @@ from xidwatch.sd_notify import SdNotify
 from xidwatch.version import VERSION
 
 if TYPE_CHECKING:
-    from daemon.sinks.configuration import SinkConfig
+    from daemon.sinks.targets import SinkConfig
 
 log = logging.getLogger(__name__)
 

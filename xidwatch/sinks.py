@@ -23,8 +23,8 @@ from xidwatch import alarms
 from xidwatch.terminal import Style, columns, for_stream
 
 if TYPE_CHECKING:
-    from daemon.sinks.configuration import SinkConfig
     from daemon.sinks.outcome import Outcome
+    from daemon.sinks.targets import SinkConfig
     from daemon.thread import DiskThread
 
 NOT_TAKEN = 1

@@ -8,10 +8,10 @@ from typing import Any
 
 from daemon.sinks.alerts import AlertBook
 from daemon.sinks.batch import Batch
-from daemon.sinks.configuration import AlertmanagerTarget
 from daemon.sinks.http_post import Poster
 from daemon.sinks.news import Memory
 from daemon.sinks.outcome import Fate, Outcome
+from daemon.sinks.targets import AlertmanagerTarget
 from daemon.thread import DiskThread
 
 

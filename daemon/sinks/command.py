@@ -27,9 +27,9 @@ from typing import IO, Final
 from daemon.event import Event, rfc3339
 from daemon.sinks import wording
 from daemon.sinks.batch import Batch, sentence_of_missed
-from daemon.sinks.configuration import CommandTarget
 from daemon.sinks.news import Memory
 from daemon.sinks.outcome import Fate, Outcome
+from daemon.sinks.targets import CommandTarget
 from daemon.text import clean
 from daemon.thread import ClosedError, DiskThread
 

@@ -12,22 +12,33 @@ import shutil
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from daemon import regular_file
 from daemon.event import Kind, Severity
 from daemon.filter import EventFilter
 from daemon.paths import path
+from daemon.regular_file import UnfitFileError
 from daemon.settings import at_least, choice
 from daemon.sinks.credentials import read_secret
 from daemon.sinks.news import Updates
 from daemon.sinks.table import Table
+from daemon.sinks.targets import (
+    AlertmanagerTarget,
+    BodyFormat,
+    CommandTarget,
+    HttpTarget,
+    SinkConfig,
+    SinkType,
+    WebhookTarget,
+)
 from daemon.units import duration_us
 from probes.errors import UserError
 
+MOST_BYTES: Final = 1024 * 1024
+"""Far more than `MOST_SINKS` sinks with all their keys need."""
 MOST_SINKS: Final = 16
 """Each has a cursor of its own and reads the stream: more belong behind one receiver that distributes."""
 MOST_LABELS: Final = 16
@@ -49,119 +60,23 @@ _OWN_HEADERS: Final = frozenset(
 )
 
 
-class SinkType(StrEnum):
-    """Where a sink sends."""
-
-    WEBHOOK = "webhook"
-    ALERTMANAGER = "alertmanager"
-    COMMAND = "command"
-
-
-class BodyFormat(StrEnum):
-    """What a webhook is sent."""
-
-    JSON = "json"
-    """`Batch.to_json`."""
-    SLACK = "slack"
-    """`{"text": …}`, as the incoming webhooks of Slack, Mattermost and Rocket.Chat take it."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpTarget:
-    """Where a webhook or Alertmanager is, and how we show who we are. No secret is in it but for `url`."""
-
-    url: str = field(repr=False)
-    """With the path that is posted to."""
-    shown: str
-    """Scheme, host and port: what may be printed, as a path can hold a token."""
-    url_file: Path | None
-    """Where `url` was read; None when it stands in the file."""
-    below: str
-    """What comes after the URL that was given: the path of an API."""
-    headers: Mapping[str, str]
-    header_files: Mapping[str, Path]
-    ca_file: Path | None
-    """Certificates to trust in place of the system's; None: the system's."""
-    timeout_s: float
-    """For one try, from the look-up of the name to the last byte of the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebhookTarget:
-    """A webhook."""
-
-    http: HttpTarget
-    format: BodyFormat
-    secret_file: Path | None
-    """Key of the signature; None: nothing is signed."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlertmanagerTarget:
-    """An Alertmanager; of a cluster, each one is a sink of its own."""
-
-    http: HttpTarget
-    labels: Mapping[str, str]
-    resend_us: int
-    hold_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class CommandTarget:
-    """A local program."""
-
-    argv: tuple[str, ...]
-    """Its absolute path and its arguments; no shell."""
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class SinkConfig:
-    """One `[[sink]]`."""
-
-    name: str
-    match: EventFilter
-    drills: bool
-    updates: Updates
-    per_minute: int
-    target: WebhookTarget | AlertmanagerTarget | CommandTarget
-
-    @property
-    def type(self) -> SinkType:
-        """Where it sends."""
-        match self.target:
-            case WebhookTarget():
-                return SinkType.WEBHOOK
-            case AlertmanagerTarget():
-                return SinkType.ALERTMANAGER
-            case CommandTarget():
-                return SinkType.COMMAND
-
-    @property
-    def shown_target(self) -> str:
-        """Where it sends, fit to be printed: no path of a URL, as that may hold a token."""
-        match self.target:
-            case CommandTarget(argv=argv):
-                return argv[0]
-            case WebhookTarget(http=http) | AlertmanagerTarget(http=http):
-                return http.shown
-
-
 def load(file: Path) -> tuple[SinkConfig, ...]:
     """The sinks of a file, in its order. Raises UserError."""
     try:
-        mode = file.stat().st_mode
-        content = file.read_text(encoding="utf-8")
+        content = regular_file.read(file, MOST_BYTES)
+        text = content.data.decode("utf-8")
     except OSError as error:
         raise UserError(
             f"cannot read the sinks in {file}: {(error.strerror or str(error)).lower()}"
         ) from None
+    except UnfitFileError as error:
+        raise UserError(f"{file} {error}", hint="write the sinks into a file of their own") from None
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text") from None
-    if mode & stat.S_IWOTH:
+    if content.status.st_mode & stat.S_IWOTH:
         raise UserError(f"others may write {file}, which names commands to run", hint=f"chmod o-w {file}")
     try:
-        tables = tomllib.loads(content)
+        tables = tomllib.loads(text)
     except ValueError as error:
         raise UserError(f"{file} is not TOML: {error}") from None
     for key in tables.keys() - {"sink"}:

@@ -15,10 +15,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from daemon.sinks.configuration import HttpTarget, post_url
+from daemon.sinks.configuration import post_url
 from daemon.sinks.credentials import read_secret
 from daemon.sinks.names import NameLookup
 from daemon.sinks.outcome import Fate, Outcome, fate_of, retry_after_s, status_words
+from daemon.sinks.targets import HttpTarget
 from daemon.text import clean
 from probes.errors import UserError
 

@@ -14,12 +14,12 @@ from typing import Final
 from daemon.sinks.alertmanager import Alertmanager
 from daemon.sinks.batch import Node
 from daemon.sinks.command import Command
-from daemon.sinks.configuration import AlertmanagerTarget, CommandTarget, SinkConfig, WebhookTarget
 from daemon.sinks.courier import Courier, Standing
 from daemon.sinks.cursor import FOLDER, CursorFile, forget_others, path_of
 from daemon.sinks.delivery import Delivery
 from daemon.sinks.health import SinkHealth
 from daemon.sinks.news import News
+from daemon.sinks.targets import AlertmanagerTarget, CommandTarget, SinkConfig, WebhookTarget
 from daemon.sinks.upkeep import Upkeep
 from daemon.sinks.webhook import Webhook
 from daemon.stream import EventStream

@@ -15,11 +15,11 @@ from typing import Final
 
 from daemon.sinks import wording
 from daemon.sinks.batch import Batch, sentence_of_missed
-from daemon.sinks.configuration import BodyFormat, WebhookTarget
 from daemon.sinks.credentials import read_secret
 from daemon.sinks.http_post import Poster
 from daemon.sinks.news import Memory
 from daemon.sinks.outcome import Fate, Outcome
+from daemon.sinks.targets import BodyFormat, WebhookTarget
 from daemon.text import clean
 from daemon.thread import DiskThread
 from probes.errors import UserError

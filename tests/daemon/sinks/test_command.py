@@ -17,9 +17,9 @@ from daemon.filter import EVERYTHING
 from daemon.page import Missed
 from daemon.sinks.batch import Batch
 from daemon.sinks.command import VALUE_CHARS, Command, environment, stdin_of
-from daemon.sinks.configuration import CommandTarget
 from daemon.sinks.news import News, Updates
 from daemon.sinks.outcome import Fate, Outcome
+from daemon.sinks.targets import CommandTarget
 from tests.daemon.stored import in_loop
 from tests.support.events import TIME_US, item
 from tests.support.waiting import wait_for

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from daemon.event import Kind, Severity
-from daemon.sinks.configuration import (
-    AlertmanagerTarget,
-    BodyFormat,
-    CommandTarget,
-    WebhookTarget,
-    load,
-)
+from daemon.sinks.configuration import load
 from daemon.sinks.news import Updates
+from daemon.sinks.targets import AlertmanagerTarget, BodyFormat, CommandTarget, WebhookTarget
 from probes.errors import UserError
 
 WEBHOOK = 'name = "hook"\ntype = "webhook"\nurl = "https://example.com/hook"\n'
@@ -158,6 +154,11 @@ def test_a_file_that_is_not_there_or_that_others_may_write_is_refused(tmp_path: 
     file.write_bytes(b"\xff")
     file.chmod(0o600)
     assert "not UTF-8" in refusal(file).message
+
+
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "sinks.toml", 0o600)
+    assert "is no regular file" in refusal(tmp_path / "sinks.toml").message
 
 
 def test_a_command_that_others_may_write_is_refused(tmp_path: Path) -> None:

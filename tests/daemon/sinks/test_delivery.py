@@ -16,13 +16,13 @@ from daemon.ring import Ring
 from daemon.sinks import delivery as module
 from daemon.sinks.alerts import AlertBook
 from daemon.sinks.batch import Batch, Node
-from daemon.sinks.configuration import CommandTarget, SinkConfig
 from daemon.sinks.cursor import CursorFile, Position, path_of
 from daemon.sinks.delivery import Delivery
 from daemon.sinks.health import SinkState
 from daemon.sinks.news import Memory, News, Updates
 from daemon.sinks.outcome import Fate, Outcome
 from daemon.sinks.pace import Backoff
+from daemon.sinks.targets import CommandTarget, SinkConfig
 from daemon.sinks.upkeep import Upkeep
 from daemon.stream import EventStream
 from daemon.thread import DiskThread

@@ -12,10 +12,11 @@ import pytest
 from daemon.ring import Ring
 from daemon.sinks.alerts import AlertBook
 from daemon.sinks.batch import Node
-from daemon.sinks.configuration import SinkConfig, load
+from daemon.sinks.configuration import load
 from daemon.sinks.cursor import path_of
 from daemon.sinks.health import SinkState
 from daemon.sinks.sinks import Sinks
+from daemon.sinks.targets import SinkConfig
 from daemon.stream import EventStream
 from tests.daemon.stored import in_loop, until
 from tests.support.events import TIME_US, item

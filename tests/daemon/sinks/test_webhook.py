@@ -17,9 +17,10 @@ import pytest
 from daemon.filter import EVERYTHING
 from daemon.page import Missed
 from daemon.sinks.batch import Batch, Skipped
-from daemon.sinks.configuration import SinkConfig, WebhookTarget, load
+from daemon.sinks.configuration import load
 from daemon.sinks.news import News, Updates
 from daemon.sinks.outcome import Fate, Outcome
+from daemon.sinks.targets import SinkConfig, WebhookTarget
 from daemon.sinks.webhook import Webhook, slack
 from daemon.thread import DiskThread
 from tests.daemon.stored import in_loop
