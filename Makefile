@@ -3,8 +3,11 @@
 #   make run     start the daemon, drills allowed; ARGS="--listen 127.0.0.1:9090" adds flags
 #   make test    run the tests; ARGS="-k kmsg" adds flags
 #   make lint    ruff, mypy --strict and the import layers
-#   make bench   measure latency, loss and memory on this machine
+#   make bench   measure latency, loss and memory on this machine; ARGS="latency idle" picks rows
+#   make bench-full  all of it with all samples, and how costs grow; kept with plots in benchmarks/results (half an hour)
 #   make faults  break everything a promise speaks of, and list what happened in docs/fault-lab.md (root)
+#   make soak    an hour under mixed load: counts exact, memory flat; kept in benchmarks/results and docs/soak.md
+#   make fuzz    look for inputs that break something: TIME=60 seconds for each target; ARGS="line log" names targets
 #   make bpf     build the eBPF programs anew (needs clang, llvm-strip and libbpf's headers: libbpf-dev);
 #                BPF_OUT=DIR puts them elsewhere, to compare
 #   make manifests  render deploy/manifests from the Helm chart, and the schema of its values
@@ -14,7 +17,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := run
-.PHONY: run test lint format bench faults bpf manifests docs lock clean
+.PHONY: run test lint format bench bench-full faults fuzz soak bpf manifests docs lock clean
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -42,8 +45,18 @@ format: .venv/.dev
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-full: .venv/.dev
+	$(BIN)/python -m benchmarks --full $(ARGS)
+
 faults: .venv/.dev
 	XIDWATCH_LONG=1 $(BIN)/python -m pytest -m fault --fault-list docs/fault-lab.md $(ARGS)
+
+soak: .venv/.dev
+	$(BIN)/python -m tests.soak --report benchmarks/results/soak.json --document docs/soak.md $(ARGS)
+
+TIME ?= 60
+fuzz: .venv/.dev .cache/fuzz/.installed
+	PYTHONPATH=.cache/fuzz/packages $(BIN)/python -m tests.fuzz.run --seconds $(TIME) $(ARGS)
 
 BPF_OBJECTS = $(patsubst %.bpf.c,%.bpf.o,$(wildcard probes/bpf/*.bpf.c))
 BPF_OUT ?= probes/bpf
@@ -70,6 +83,7 @@ lock:
 	uv pip compile pyproject.toml --extra otel - <<<'setuptools>=77' -c requirements.lock \
 		-o requirements-otel.lock $(UV_FLAGS)
 	uv pip compile - <<<'mkdocs-material>=9.8,<10' -o docs/requirements.lock $(UV_FLAGS)
+	uv pip compile - <<<'matplotlib>=3.11,<4' -o benchmarks/requirements.lock $(UV_FLAGS)
 UV_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
 
 clean:
@@ -97,4 +111,10 @@ clean:
 	@rm -rf .cache/docs
 	@$(BIN)/python -m venv .cache/docs
 	@.cache/docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@touch $@
+
+# Beside .venv, not in it: the fuzzer runs the program as it is installed there.
+.cache/fuzz/.installed: tests/fuzz/requirements.lock | .venv/bin/python
+	@rm -rf .cache/fuzz/packages
+	@$(PIP_INSTALL) --require-hashes --target .cache/fuzz/packages -r tests/fuzz/requirements.lock
 	@touch $@

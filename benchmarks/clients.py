@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tests.support.daemon import ROOT, clean_environment
 
 TIMEOUT_S = 20.0
 _CHUNK = 1 << 18
@@ -138,6 +141,45 @@ class LineCaller:
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             answer += data
+        return answer
+
+
+class StdioCaller:
+    """JSON-RPC, one message a line, with a process on its stdin and stdout."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """`words`: the server's command, started in the project's folder without settings of xidwatch."""
+        self._process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            env=clean_environment(),
+        )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    def close(self) -> None:
+        """End its stdin, and wait until it ends."""
+        self._process.communicate(timeout=TIMEOUT_S)
+
+    def send(self, line: bytes) -> None:
+        """Send one message that gets no answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def exchange(self, line: bytes) -> bytes:
+        """Send one message; the line that answers it."""
+        self.send(line)
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise ConnectionResetError("the server ended")
         return answer
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks import flood, kernel_log, latency, process
 from benchmarks.clients import status
-from benchmarks.figure import Figure, Plan, Unavailable, median, percentile, spread
+from benchmarks.figure import Absent, Figure, Plan, Unavailable, median, percentile, spread
+from benchmarks.outcome import Part
 from probes.bpf import availability
 from probes.health import Verdict
 from tests.support.cpu_limit import NoCpuLimit, cpu_limit
@@ -51,13 +52,23 @@ class _Flood:
     rss_mb: float
 
 
-def measure(plan: Plan) -> Sequence[Figure]:
-    """Delay and loss. Raises Unavailable where eBPF or the log cannot be had."""
+def measure(plan: Plan) -> Sequence[Part]:
+    """Delays. Raises Unavailable where eBPF or the log cannot be had."""
+    _require()
+    return list(_latencies(plan))
+
+
+def measure_floods(plan: Plan) -> Sequence[Part]:
+    """Losses. Raises Unavailable where eBPF or the log cannot be had."""
+    _require()
+    return [*_floods(plan), *_limited(plan), *_every_line(plan)]
+
+
+def _require() -> None:
     kernel_log.require_kmsg()
     found = availability.check()
     if found.verdict is not Verdict.OK:
         raise Unavailable(found.finding)
-    return [*_latencies(plan), *_floods(plan), *_limited(plan), *_every_line(plan)]
 
 
 @contextmanager
@@ -74,17 +85,18 @@ def _daemon(plan: Plan, name: str, flags: Sequence[str]) -> Iterator[Daemon]:
 # -- how soon ----------------------------------------------------------------------------------
 
 
-def _latencies(plan: Plan) -> Iterator[Figure]:
-    samples = plan.samples(200, 40)
+def _latencies(plan: Plan) -> Iterator[Part]:
+    samples = plan.samples(100, 12, 200)
     kmsg_ms = 0.0
     for number, (way, flags) in enumerate(WAYS.items()):
         with _daemon(plan, f"l{number}", [*latency.FLAGS, *flags]) as daemon:
-            found = latency.series(daemon, samples)
+            found = latency.delays(daemon, samples)
         beside = f"ms: {spread(found.ours)}; bare loop on /dev/kmsg: {spread(found.bare)}"
         if way == "kmsg alone":
             kmsg_ms = median(found.ours)
             yield Figure(f"line → client: {way}", kmsg_ms, "ms", beside=beside)
             continue
+        yield latency.chart(f"xidwatch, {way}", found.ours)
         beside += f"; {kmsg_ms / median(found.ours):.1f} times as fast as kmsg alone in this run"
         yield Figure(f"line → client: {way}", median(found.ours), "ms", must=2, reach=0.5, beside=beside)
         yield Figure(f"line → client, p99: {way}", percentile(found.ours, 0.99), "ms", must=15, reach=5)
@@ -98,20 +110,21 @@ def _floods(plan: Plan) -> Iterator[Figure]:
         yield from _loss(plan, f"f{number}", way, flags, share=None)
 
 
-def _limited(plan: Plan) -> Iterator[Figure]:
+def _limited(plan: Plan) -> Iterator[Part]:
     for number, (way, flags) in enumerate(WAYS.items()):
+        what = f"{way}, {SHARE:.0%} of a CPU"
         try:
-            yield from _loss(plan, f"s{number}", f"{way}, {SHARE:.0%} of a CPU", flags, share=SHARE)
-        except NoCpuLimit:
-            return
+            yield from _loss(plan, f"s{number}", what, flags, share=SHARE)
+        except NoCpuLimit as reason:
+            yield Absent(f"floods: {what}", str(reason))
 
 
 def _loss(plan: Plan, name: str, way: str, flags: Sequence[str], share: float | None) -> Iterator[Figure]:
-    runs, lines = plan.samples(10, 1), plan.samples(200_000, 40_000)
+    runs, lines = plan.samples(3, 1, 5), plan.samples(200_000, 20_000)
     with kernel_log.unlimited(), _daemon(plan, name, ["--allow-drills", *flags]) as daemon:
         found = _flooded(daemon, runs, lines, share)
     yield Figure(
-        f"flood: Xids lost, {way}",
+        f"floods: Xids lost, {way}",
         max(0, found.written - found.heard),
         "",
         must=None if way.startswith("kmsg alone") else 0,
@@ -119,8 +132,8 @@ def _loss(plan: Plan, name: str, way: str, flags: Sequence[str], share: float | 
         f"{found.recovered} of them Xids that eBPF heard; {found.cpu_s / runs:.2f} s of CPU a flood, "
         f"{found.rss_mb:.0f} MB",
     )
-    yield Figure(f"flood: Xids counted twice, {way}", max(0, found.heard - found.written), "", must=0)
-    yield Figure(f"flood: lost lines that no gap event tells, {way}", found.untold, "", must=0)
+    yield Figure(f"floods: Xids counted twice, {way}", max(0, found.heard - found.written), "", must=0)
+    yield Figure(f"floods: lost lines that no gap event tells, {way}", found.untold, "", must=0)
 
 
 def _flooded(daemon: Daemon, runs: int, lines: int, share: float | None) -> _Flood:

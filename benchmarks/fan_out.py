@@ -20,6 +20,8 @@ from pathlib import Path
 from benchmarks import peers, process
 from benchmarks.clients import Subscriber
 from benchmarks.figure import Figure, Plan, Unavailable, percentile, spread
+from benchmarks.outcome import Part
+from benchmarks.samples import Samples
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.waiting import wait_for
@@ -46,7 +48,7 @@ class _Measured:
     """JSON of one event."""
 
 
-def measure(plan: Plan) -> Sequence[Figure]:
+def measure(plan: Plan) -> Sequence[Part]:
     """The 99th percentile over all subscribers and rounds."""
     readers = plan.samples(1_000, 100)
     _raise_open_files(readers + _FILES)
@@ -64,6 +66,13 @@ def measure(plan: Plan) -> Sequence[Figure]:
             f"{measured.unsent_kb:,.0f} kB wait for the stalled one",
         ),
         Figure("memory a subscriber", measured.reader_kb, "kB"),
+        Samples(
+            "fanout",
+            f"One event to {readers:,} subscribers of /events",
+            "until a subscriber has it, ms",
+            {"xidwatch, one of them stalled": ours},
+            {"plain sse-starlette, none stalled": theirs},
+        ),
     ]
 
 

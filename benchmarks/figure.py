@@ -7,14 +7,22 @@ the absolute times beside it are in `beside`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class Unavailable(Exception):
     """This machine or this moment does not allow the row; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A part of a row that could not be measured; the other parts were."""
+
+    what: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,11 @@ class Figure:
         """The figure as a JSON object."""
         return {**asdict(self), "held": self.held}
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises TypeError for anything else."""
+        return cls(**{name: value for name, value in data.items() if name != "held"})
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,45 +71,15 @@ class Plan:
     directory: Path
     """An empty directory of the row's own."""
     quick: bool = False
-    """Fewer samples: to see that everything runs, not to quote."""
+    """Few samples: to see that everything runs, not to quote."""
+    full: bool = False
+    """As many samples as a distribution takes to be drawn; half an hour for all rows."""
 
-    def samples(self, full: int, quick: int) -> int:
-        """How many samples to take."""
-        return quick if self.quick else full
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One benchmark: a name for the command line, and what measures it."""
-
-    name: str
-    title: str
-    measure: Callable[[Plan], Sequence[Figure]]
-    """Raises Unavailable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one row."""
-
-    row: str
-    title: str
-    figures: Sequence[Figure] = ()
-    skipped: str | None = None
-    """Why it was not measured; None when it was."""
-    runs: int = 0
-    """2 when the first run missed a limit and the row was measured again."""
-    load: float = 0.0
-    """One-minute load average when the row began."""
-
-    @property
-    def held(self) -> bool:
-        """False when a limit is missed."""
-        return all(figure.held is not False for figure in self.figures)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The outcome as a JSON object."""
-        return {**asdict(self), "figures": [figure.to_dict() for figure in self.figures], "held": self.held}
+    def samples(self, usual: int, quick: int, full: int | None = None) -> int:
+        """How many samples to take; `full` is the same as usual where None."""
+        if self.quick:
+            return quick
+        return full if self.full and full is not None else usual
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -116,24 +99,3 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """`p50 1.20, p99 3.40, max 5.00`."""
     shares = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
     return ", ".join(f"{name} {percentile(values, share):.{digits}f}" for name, share in shares)
-
-
-def run_row(row: Row, plan: Callable[[], Plan], load: Callable[[], float]) -> Outcome:
-    """Measure a row, and once more when it misses a limit: other work on the machine disturbs. Of each
-    figure the better one counts then."""
-    began_under = load()
-    try:
-        figures = list(row.measure(plan()))
-        runs = 1
-        if any(figure.held is False for figure in figures):
-            again = {figure.what: figure for figure in row.measure(plan())}
-            figures = [figure.better(again.get(figure.what, figure)) for figure in figures]
-            runs = 2
-    except Unavailable as reason:
-        return Outcome(row.name, row.title, skipped=str(reason), load=began_under)
-    return Outcome(row.name, row.title, figures, runs=runs, load=began_under)
-
-
-def no_limits(figures: Sequence[Figure]) -> list[Figure]:
-    """The same figures without limits: those of a run too short to judge by."""
-    return [replace(figure, must=None) for figure in figures]

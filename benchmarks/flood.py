@@ -1,8 +1,9 @@
 """200,000 lines into /dev/kmsg at full speed, 1 in 1,000 an Xid: what is lost, and is all of it told?
 
 A reader of /dev/kmsg in Python cannot keep up with that; the kernel overwrites what it has not
-read. The promise is that every overwritten record is counted, and that gap events say so. The
-same flood goes to a bare reader in the same run, to compare what a record costs.
+read. The promise is that every overwritten record is counted, and that gap events say so, also when the
+daemon is held to 5 % of a processor. The same flood goes to bare readers in C and in Python, to compare what
+a record costs and how many Xids they have, and to what one would type in a terminal; none of these is held.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import kernel_log, peers, process
+from benchmarks import kernel_log, listeners, peers, process
 from benchmarks.clients import status
-from benchmarks.figure import Figure, Plan, Unavailable
+from benchmarks.figure import Absent, Figure, Plan, Unavailable
+from benchmarks.outcome import Part
+from tests.support.cpu_limit import NoCpuLimit, cpu_limit
 from tests.support.daemon import Daemon
 
 EVERY = 1_000
+SHARE = 0.05
+"""Of one processor: a limit of 50m."""
 SETTLE_S = 15.0
+_LIMITED_PID = 4_194_305
+"""Above all real ones (PID_MAX_LIMIT), so that its Xids are an event of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +42,34 @@ class _Sum:
     cpu_s: float
 
 
-def measure(plan: Plan) -> Sequence[Figure]:
+def measure(plan: Plan) -> Sequence[Part]:
     """Records unaccounted for, Xids heard, and what a record costs."""
     kernel_log.require_kmsg()
-    lines = plan.samples(200_000, 40_000)
+    lines = plan.samples(200_000, 20_000)
     with kernel_log.unlimited():
         flags = ["--allow-drills", "--ebpf", "off"]
         daemon = Daemon(plan.directory, kmsg=kernel_log.KMSG, flags=flags).start()
         try:
-            ours = _through_daemon(daemon, lines)
+            ours, record_s = _through_daemon(daemon, lines, os.getpid(), "kmsg alone")
+            limited = _limited(daemon, lines)
         finally:
             daemon.stop()
-        return [*ours[0], _cost(ours[1], _through_bare_reader(lines))]
+        return [*ours, *limited, *_bare(plan, lines, record_s), *_pipelines(plan, lines)]
 
 
-def _through_daemon(daemon: Daemon, lines: int) -> tuple[list[Figure], float]:
-    """Figures, and processor time a record read."""
-    pid = os.getpid()
+def _limited(daemon: Daemon, lines: int) -> Sequence[Part]:
+    way = f"kmsg alone, {SHARE:.0%} of a CPU"
+    try:
+        with cpu_limit(daemon.pid, SHARE):
+            return _through_daemon(daemon, lines, _LIMITED_PID, way)[0]
+    except NoCpuLimit as reason:
+        return [Absent(f"flood: {way}", str(reason))]
+
+
+def _through_daemon(daemon: Daemon, lines: int, pid: int, way: str) -> tuple[list[Figure], float]:
+    """Figures, and processor time a record read. `pid` is that of the Xids."""
     with kernel_log.Bystander() as log:
-        before, told_before, heard_before = _settled(daemon, log), _told(daemon), _heard(daemon)
+        before, told_before, heard_before = _settled(daemon, log), _told(daemon), _heard(daemon, pid)
         rate = flood(lines, EVERY, kernel_log.drill_line(31, pid))
         after = _settled(daemon, log)
     lost = after.lost - before.lost
@@ -61,35 +77,64 @@ def _through_daemon(daemon: Daemon, lines: int) -> tuple[list[Figure], float]:
     counted = after.read + after.malformed + after.lost - before.read - before.malformed - before.lost
     written = after.newest - before.newest
     read = after.read - before.read
-    heard = _heard(daemon) - heard_before
+    heard = _heard(daemon, pid) - heard_before
     beside = f"{written:,} records at {rate:,}/s: {read:,} read, {lost:,} lost, {told:,} told in gap events"
     figures = [
-        Figure("flood: records not accounted for", abs(written - counted), "", must=0, beside=beside),
-        Figure("flood: lost records that no gap event tells", abs(lost - told), "", must=0),
-        Figure(
-            "flood: Xids heard, kmsg alone",
-            100 * heard / (lines // EVERY),
-            "%",
-            beside=f"{heard} of {lines // EVERY}; the others are in the gaps",
-        ),
+        Figure(f"flood: records not accounted for, {way}", abs(written - counted), "", must=0, beside=beside),
+        Figure(f"flood: lost records that no gap event tells, {way}", abs(lost - told), "", must=0),
+        _heard_share(way, heard, lines, "; the others are in the gaps"),
     ]
     return figures, (after.cpu_s - before.cpu_s) / max(read, 1)
 
 
-def _cost(ours: float, bare: dict[str, Any]) -> Figure:
-    theirs = bare["cpu_s"] / bare["read"]
+def _heard_share(way: str, heard: int, lines: int, rest: str = "") -> Figure:
+    written = lines // EVERY
     return Figure(
-        "flood: processor time a record, to a bare reader's",
-        ours / theirs,
-        "x",
-        beside=f"{ours * 1e6:.1f} µs, bare {theirs * 1e6:.1f} µs; "
-        f"the bare reader read {bare['read']:,} and lost {bare['lost']:,}",
+        f"flood: Xids heard, {way}",
+        100 * heard / written,
+        "%",
+        at_least=True,
+        beside=f"{heard} of {written}{rest}",
     )
 
 
-def _through_bare_reader(lines: int) -> dict[str, Any]:
+def _bare(plan: Plan, lines: int, record_s: float) -> Iterator[Part]:
+    """The bare readers; `record_s` is what a record costs the daemon."""
+    readers: Mapping[str, Callable[[], Sequence[str]]] = {
+        listeners.PYTHON.name: lambda: peers.command("bare_flood_reader"),
+        listeners.C.name: lambda: (str(listeners.bare_c(plan.directory)), "flood"),
+    }
+    for name, command in readers.items():
+        try:
+            account = _through_bare_reader(command(), lines)
+        except Unavailable as reason:
+            yield Absent(f"flood: {name}", str(reason))
+            continue
+        theirs = account["cpu_s"] / account["read"]
+        yield Figure(
+            f"flood: processor time a record, to a {name}'s",
+            record_s / theirs,
+            "x",
+            beside=f"{record_s * 1e6:.1f} µs, bare {theirs * 1e6:.2f} µs",
+        )
+        rest = f"; it read {account['read']:,} records and lost {account['lost']:,}"
+        yield _heard_share(name, account["matched"], lines, rest)
+
+
+def _pipelines(plan: Plan, lines: int) -> Iterator[Part]:
+    for listener in (listeners.DMESG, listeners.BPFTRACE):
+        try:
+            heard = listeners.heard_of(listener, plan.directory, lambda line: flood(lines, EVERY, line))
+        except Unavailable as reason:
+            yield Absent(f"flood: Xids heard, {listener.name}", str(reason))
+            continue
+        yield _heard_share(listener.name, heard, lines)
+
+
+def _through_bare_reader(command: Sequence[str], lines: int) -> dict[str, Any]:
     end = f"bench-end-{os.getpid()}-{time.monotonic_ns()}"
-    with peers.peer("bare_flood_reader", str(kernel_log.KMSG), end) as reader:
+    words = (str(kernel_log.KMSG), end, f"pid={os.getpid()}, name=bench")
+    with peers.running((*command, *words)) as reader:
         peers.first_line(reader)
         flood(lines, EVERY, kernel_log.drill_line(31, os.getpid()))
         kernel_log.write(end)
@@ -140,7 +185,7 @@ def _wait_until_told(daemon: Daemon, total: int) -> int:
     return told
 
 
-def _heard(daemon: Daemon) -> int:
-    """Xids of ours, those included that an earlier row left in the log."""
-    ours = (event for event in daemon.events() if (event["process"] or {}).get("pid") == os.getpid())
+def _heard(daemon: Daemon, pid: int) -> int:
+    """Xids of this process, those included that an earlier row left in the log."""
+    ours = (event for event in daemon.events() if (event["process"] or {}).get("pid") == pid)
     return sum(event["count"] for event in ours)

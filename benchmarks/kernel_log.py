@@ -21,10 +21,11 @@ _RECORD_BYTES = 8192
 _CANDIDATES = (31, 32, 38, 43, 45, 48, 56, 57, 58, 61, 62, 63, 64, 68, 69, 74, 80, 81, 92, 94, 95, 110, 121)
 
 
-def drill_line(code: int, pid: int) -> str:
-    """A drill's line, as `xidwatch drill` writes it, of one process."""
+def drill_line(code: int, pid: int, channel: int = 8) -> str:
+    """A drill's line, as `xidwatch drill` writes it, of one process. Its channel makes it differ from another
+    of the same fault."""
     try:
-        return compose(Drill(str(code), pid=pid, name="bench", text="Ch 00000008"))
+        return compose(Drill(str(code), pid=pid, name="bench", text=f"Ch {channel:08x}"))
     except UserError as error:
         raise Unavailable(error.message) from error
 

@@ -1,7 +1,7 @@
 """The other processes of a benchmark: what the daemon is measured against, and who makes the noise.
 
 Each runs as `python -m benchmarks.peers NAME …`, says `ready` (or the address it listens on) in
-its first line on stdout, and ends when its stdin does.
+its first line on stdout, unless its docstring tells otherwise, and ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -10,32 +10,39 @@ import asyncio
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import uvicorn
+    from mcp.server import MCPServer
 
 KMSG = Path("/dev/kmsg")
 ROOT = Path(__file__).parents[1]
 _RECORD_BYTES = 8192
 
 
-@contextmanager
-def peer(name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def command(name: str, *arguments: str) -> Sequence[str]:
+    """How a peer is started."""
+    return (sys.executable, "-m", "benchmarks.peers", name, *arguments)
+
+
+def peer(name: str, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """A running peer; its first line has not been read."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.peers", name, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    ) as process:
+    return running(command(name, *arguments))
+
+
+@contextmanager
+def running(words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program that is talked to through its stdin and stdout; killed at the end."""
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         try:
             yield process
         finally:
@@ -85,12 +92,57 @@ def bare_kmsg(marker: str) -> None:
             continue
 
 
-def bare_flood_reader(path: str, last_word: str) -> None:
+def piped(marker: str, *words: str) -> None:
+    """Runs a command, and notes when each line with `marker` comes out of it.
+
+    Says `ready` at the first such line, or the command's last words when it ends before. When stdin ends,
+    and nothing has come for a second, prints CLOCK_MONOTONIC in ns of each as one JSON list.
+    """
+    word, stdin = marker.encode(), sys.stdin.fileno()
+    times: list[int] = []
+    with subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    ) as watched:
+        assert watched.stdout is not None
+        out = watched.stdout.fileno()
+        poller = select.poll()
+        poller.register(out, select.POLLIN)
+        poller.register(stdin, select.POLLIN)
+        rest, last, is_ending = b"", b"", False
+        while ready := dict(poller.poll(1000 if is_ending else None)):
+            if stdin in ready:
+                poller.unregister(stdin)
+                is_ending = True
+            if out not in ready:
+                continue
+            data = os.read(out, 1 << 16)
+            now = time.monotonic_ns()
+            if not data and not times:
+                _say((rest or last).decode(errors="replace"))
+                return
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            last = next((line for line in reversed(lines) if line.strip()), last)
+            found = [now for line in lines if word in line]
+            if found and not times:
+                _say("ready")
+            times += found
+        os.killpg(watched.pid, signal.SIGKILL)
+    _say(json.dumps(times))
+
+
+def bare_flood_reader(path: str, last_word: str, word: str) -> None:
     """Reads every record as fast as Python can, until one holds `last_word`.
 
-    Prints as JSON: records read, records lost by sequence number, processor seconds used.
+    Prints as JSON: records read, records lost by sequence number, processor seconds used, and `matched`,
+    those with `word`.
     """
-    word = last_word.encode()
+    end, wanted = last_word.encode(), word.encode()
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if path == str(KMSG):
         os.lseek(fd, 0, os.SEEK_END)
@@ -110,8 +162,8 @@ def bare_flood_reader(path: str, last_word: str) -> None:
                 if last is not None:
                     lost += sequence - last - 1
                 last = sequence
-                matched += b"Xid" in record or b"xid" in record
-                if word in record:
+                matched += wanted in record
+                if end in record:
                     used = time.process_time() - began
                     _say(json.dumps({"read": read, "lost": lost, "cpu_s": used, "matched": matched}))
                     return
@@ -139,8 +191,19 @@ def flood(count: str, every: str, xid_line: str) -> None:
 
 
 def smallest_mcp() -> None:
-    """The SDK's smallest server on /mcp: one tool that returns a word."""
+    """The SDK's smallest server on /mcp."""
     import uvicorn  # noqa: PLC0415  (not in the processes that are to be bare)
+
+    _serve(uvicorn.Config(_smallest().streamable_http_app(), log_level="warning"))
+
+
+def smallest_mcp_stdio() -> None:
+    """The SDK's smallest server on stdin and stdout. It says nothing before it is asked."""
+    _smallest().run("stdio")
+
+
+def _smallest() -> MCPServer:
+    """One tool that returns a word."""
     from mcp.server import MCPServer  # noqa: PLC0415
 
     server = MCPServer("smallest", log_level="WARNING")
@@ -150,7 +213,7 @@ def smallest_mcp() -> None:
         """Say hello."""
         return "hello"
 
-    _serve(uvicorn.Config(server.streamable_http_app(), log_level="warning"))
+    return server
 
 
 def sse_broadcast() -> None:
@@ -229,7 +292,16 @@ def _serve(config: uvicorn.Config, beside: Coroutine[None, None, None] | None = 
 
 PEERS: dict[str, Callable[..., None]] = {
     work.__name__: work
-    for work in (bare_kmsg, bare_flood_reader, flood, smallest_mcp, sse_broadcast, json_echo)
+    for work in (
+        bare_kmsg,
+        piped,
+        bare_flood_reader,
+        flood,
+        smallest_mcp,
+        smallest_mcp_stdio,
+        sse_broadcast,
+        json_echo,
+    )
 }
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+_CPU_CLOCK = 2
+"""CPUCLOCK_SCHED of linux/posix-timers.h, in the low bits of a clock whose high bits are the inverted pid."""
 
 
 def rss_mb(pid: int) -> float:
@@ -16,9 +20,8 @@ def anonymous_mb(pid: int) -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of all its threads so far, from the scheduler's own clock (nanoseconds)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    """Processor time of a process so far, that of its ended threads included."""
+    return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
 
 
 def switches(pid: int) -> int:

@@ -33,7 +33,9 @@ PEAK_MUST_MB = 150.0
 """For a log of any size: some 40 MB of program, as much again of events kept for the report, and room."""
 
 _BATCH = 20_000
-_NOISE = [text for text in NOISE if not may_matter(text)]
+_NUMBERS = 10_000
+"""So many lines of one kind differ."""
+_NOISE = [text for text in NOISE if not may_matter(text.format(n=0))]
 """Lines of others: the driver's own are rare in a log of any length."""
 
 
@@ -57,7 +59,8 @@ def write_log(path: Path, megabytes: int) -> int:
             for number in range(lines, lines + _BATCH):
                 at = moment + timedelta(seconds=number // LINES_A_SECOND)
                 is_xid = number % LINES_A_XID == 0
-                text = XIDS[number // LINES_A_XID % len(XIDS)] if is_xid else _NOISE[number % len(_NOISE)]
+                template = XIDS[number // LINES_A_XID % len(XIDS)] if is_xid else _NOISE[number % len(_NOISE)]
+                text = template.format(n=number % _NUMBERS)
                 batch.append(f"{at:%b %e %H:%M:%S} gpu-17 kernel: {text}\n")
             file.write("".join(batch))
             lines += _BATCH

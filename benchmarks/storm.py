@@ -153,7 +153,7 @@ def _wait_for_count(daemon: Daemon, lines: int) -> None:
 def _bare(plan: Plan, lines: int) -> float:
     """Seconds in which a loop that only reads and looks for a word takes the same lines."""
     path: Path = plan.directory / "bare"
-    with FakeKernelLog(path) as log, peers.peer("bare_flood_reader", str(path), "bench-end") as reader:
+    with FakeKernelLog(path) as log, peers.peer("bare_flood_reader", str(path), "bench-end", "Xid") as reader:
         peers.first_line(reader)
         began = time.monotonic()
         _write_storm(log, lines)

@@ -1,20 +1,24 @@
-"""`get_xid_events` answered from memory, over HTTP in both protocol eras and over the unix socket.
+"""`get_xid_events` answered from memory, over HTTP in both protocol eras, the unix socket, and stdio.
 
-One client on one kept-alive connection, plain sockets. Over HTTP it is measured against the MCP
+One client on one kept-alive connection, plain sockets. Over HTTP and stdio it is measured against the MCP
 SDK's smallest server, whose one tool returns a word; over the unix socket against an asyncio
-server that parses a line of JSON and answers with it. The answer holds ten events.
+server that parses a line of JSON and answers with it. The answer holds ten events. On stdio the relay is
+asked, `xidwatch stdio`, which asks the daemon.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.clients import HttpCaller, LineCaller
+from benchmarks.clients import HttpCaller, LineCaller, StdioCaller
 from benchmarks.figure import Figure, Plan, median, spread
+from benchmarks.outcome import Part
+from benchmarks.samples import Samples
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.waiting import wait_for
@@ -27,18 +31,19 @@ _META = {
     "io.modelcontextprotocol/clientInfo": _CLIENT,
     "io.modelcontextprotocol/clientCapabilities": {},
 }
-_HELLO = {
+HELLO = {
     "jsonrpc": "2.0",
     "id": 0,
     "method": "initialize",
     "params": {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT},
 }
+"""The first message of a session."""
 _INITIALIZED = {"jsonrpc": "2.0", "method": "notifications/initialized"}
 
 
-def measure(plan: Plan) -> Sequence[Figure]:
+def measure(plan: Plan) -> Sequence[Part]:
     """Median time of a call on each way in."""
-    calls = plan.samples(500, 50)
+    calls = plan.samples(500, 50, 1_000)
     with FakeKernelLog(plan.directory / "kmsg") as log:
         daemon = Daemon(plan.directory, kmsg=log.path).start()
         try:
@@ -46,7 +51,8 @@ def measure(plan: Plan) -> Sequence[Figure]:
             with peers.peer("smallest_mcp") as smallest:
                 port = int(peers.first_line(smallest))
                 http = [_over_http(daemon.port, port, calls, modern=modern) for modern in (True, False)]
-            return [*http, _over_socket(daemon, plan, calls), _full_page(daemon, calls)]
+            parts = (*http, _over_socket(daemon, plan, calls), _over_stdio(daemon, calls))
+            return [part for parts_of_one in parts for part in parts_of_one] + [_full_page(daemon, calls)]
         finally:
             daemon.stop()
 
@@ -61,7 +67,7 @@ def _make_events(daemon: Daemon, log: FakeKernelLog) -> None:
     wait_for(lambda: len(daemon.events(query)) == EVENTS, f"{EVENTS} events")
 
 
-def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Figure:
+def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Sequence[Part]:
     ours, theirs = HttpCaller(port), HttpCaller(baseline_port)
     ask = _modern if modern else _legacy
     question = {"name": "get_xid_events", "arguments": {"limit": 10}}
@@ -71,15 +77,18 @@ def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Fi
     times, base_times = _alternate(lambda: ours.exchange(mine), lambda: theirs.exchange(base), calls)
     ours.close()
     theirs.close()
-    return Figure(
-        f"tool call, HTTP {'modern' if modern else 'legacy session'}: median",
-        median(times),
-        "ms",
-        must=6,
-        reach=1.5,
-        beside=f"{spread(times)}; {median(times) / median(base_times):.2f} x the SDK's smallest server "
-        f"({spread(base_times)})",
-    )
+    era = "modern" if modern else "legacy session"
+    return [
+        Figure(
+            f"tool call, HTTP {era}: median",
+            median(times),
+            "ms",
+            must=6,
+            reach=1.5,
+            beside=_against(times, base_times, "the SDK's smallest server"),
+        ),
+        _chart("HTTP", {f"xidwatch, {era}": times}, {f"SDK's smallest server, {era}": base_times}),
+    ]
 
 
 def _modern(caller: HttpCaller, params: dict[str, Any]) -> bytes:
@@ -88,7 +97,7 @@ def _modern(caller: HttpCaller, params: dict[str, Any]) -> bytes:
 
 
 def _legacy(caller: HttpCaller, params: dict[str, Any]) -> bytes:
-    answer = caller.exchange(caller.request(_HELLO, {}))
+    answer = caller.exchange(caller.request(HELLO, {}))
     fields = dict(
         line.lower().split(b": ", 1) for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
     )
@@ -97,7 +106,7 @@ def _legacy(caller: HttpCaller, params: dict[str, Any]) -> bytes:
     return caller.request(_call(params), session)
 
 
-def _over_socket(daemon: Daemon, plan: Plan, calls: int) -> Figure:
+def _over_socket(daemon: Daemon, plan: Plan, calls: int) -> Sequence[Part]:
     ours = _session(daemon)
     question = _question(10)
     answer = ours.exchange(question)
@@ -111,15 +120,48 @@ def _over_socket(daemon: Daemon, plan: Plan, calls: int) -> Figure:
         )
         theirs.close()
     ours.close()
-    return Figure(
-        "tool call, unix socket: median",
-        median(times),
-        "ms",
-        must=2,
-        reach=0.5,
-        beside=f"{spread(times)}; {median(times) / median(base_times):.2f} x an asyncio server that echoes "
-        f"the answer as JSON ({spread(base_times)})",
-    )
+    return [
+        Figure(
+            "tool call, unix socket: median",
+            median(times),
+            "ms",
+            must=2,
+            reach=0.5,
+            beside=_against(times, base_times, "an asyncio server that echoes the answer as JSON"),
+        ),
+        _chart("a unix socket", {"xidwatch": times}, {"asyncio server that echoes JSON": base_times}),
+    ]
+
+
+def _over_stdio(daemon: Daemon, calls: int) -> Sequence[Part]:
+    ours = StdioCaller((sys.executable, "-m", "xidwatch", "stdio", "--socket", str(daemon.socket)))
+    theirs = StdioCaller(peers.command("smallest_mcp_stdio"))
+    for caller in (ours, theirs):
+        initialize(caller)
+    question, hello = _question(10), json.dumps(_call({"name": "hello", "arguments": {}})).encode()
+    assert b"next_cursor" in ours.exchange(question)
+    assert b"hello" in theirs.exchange(hello)
+    times, base_times = _alternate(lambda: ours.exchange(question), lambda: theirs.exchange(hello), calls)
+    ours.close()
+    theirs.close()
+    return [
+        Figure(
+            "tool call, stdio relay: median",
+            median(times),
+            "ms",
+            beside=_against(times, base_times, "the SDK's smallest server on stdio"),
+        ),
+        _chart("stdio", {"xidwatch stdio": times}, {"SDK's smallest server": base_times}),
+    ]
+
+
+def _against(times: Sequence[float], base: Sequence[float], what: str) -> str:
+    return f"{spread(times)}; {median(times) / median(base):.2f} x {what} ({spread(base)})"
+
+
+def _chart(over: str, ours: Mapping[str, Sequence[float]], base: Mapping[str, Sequence[float]]) -> Samples:
+    name = f"calls-{over.rpartition(' ')[2].lower()}"
+    return Samples(name, f"A tool call over {over}", "time until answered, ms", ours, base)
 
 
 def _full_page(daemon: Daemon, calls: int) -> Figure:
@@ -136,10 +178,15 @@ def _full_page(daemon: Daemon, calls: int) -> Figure:
     )
 
 
+def initialize(caller: LineCaller | StdioCaller) -> None:
+    """Open a session. Raises AssertionError when the answer is an error."""
+    assert b'"result"' in caller.exchange(json.dumps(HELLO).encode())
+    caller.send(json.dumps(_INITIALIZED).encode())
+
+
 def _session(daemon: Daemon) -> LineCaller:
     caller = LineCaller(daemon.socket)
-    caller.exchange(json.dumps(_HELLO).encode())
-    caller.send(json.dumps(_INITIALIZED).encode())
+    initialize(caller)
     return caller
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.clients import Subscriber
-from benchmarks.figure import Figure, Outcome, Plan, Row, Unavailable, median, percentile, run_row
+from benchmarks.figure import Absent, Figure, Plan, Unavailable, median, percentile
+from benchmarks.outcome import Outcome, Part, Row, run_row
+from benchmarks.samples import Samples
+from benchmarks.series import Growth, Order, Point, Series
 from benchmarks.table import table
 from tests.support.daemon import Daemon
 from tests.support.kernel_log import FakeKernelLog
@@ -31,6 +35,15 @@ def row(*runs: float | str, at_least: bool = False) -> Row:
         return [Figure("speed", value, "ms", must=10, at_least=at_least)]
 
     return Row("speed", "how fast", measure)
+
+
+def steep() -> Series:
+    """A cost that grows faster than it should."""
+    line = [Point(1, 1.0), Point(10, 10.0), Point(100, 100.0)]
+    growth = {"work": Growth.of(line, Order.CONSTANT)}
+    return Series(
+        "sizes", "Work by size", "things", "ms", {"work": line}, growth, "It is so.", missing={"play": "no"}
+    )
 
 
 def test_a_percentile_is_a_value_that_was_measured() -> None:
@@ -70,6 +83,40 @@ def test_a_row_that_misses_is_measured_again_and_the_better_counts(
     assert "measured twice" in table([outcome])
 
 
+def test_the_samples_of_both_runs_are_kept() -> None:
+    values = iter((30.0, 8.0))
+
+    def measure(plan: Plan) -> Sequence[Part]:
+        value = next(values)
+        return [Figure("speed", value, "ms", must=10), Samples("speed", "Speed", "ms", {"us": [value]}, {})]
+
+    outcome = run_row(Row("speed", "how fast", measure), plan, lambda: 0.0)
+    assert [each.ours for each in outcome.samples] == [{"us": [30.0, 8.0]}]
+
+
+def test_a_row_that_takes_too_long_to_be_repeated_is_measured_once() -> None:
+    outcome = run_row(replace(row(30.0), is_repeated=False), plan, lambda: 0.0)
+    assert (outcome.held, outcome.runs) == (False, 1)
+
+
+def test_a_cost_that_grows_too_fast_is_a_missed_limit_and_told_with_its_growth() -> None:
+    outcome = run_row(Row("sizes", "by size", lambda plan: [steep()], is_repeated=False), plan, lambda: 0.0)
+    assert not outcome.held
+    told = table([outcome])
+    assert "sizes: work" in told
+    assert "n^1.00" in told
+    assert "O(1)" in told
+    assert "NO" in told
+    assert "not measured: sizes: play: no" in told
+
+
+def test_a_part_that_cannot_be_measured_is_told_beside_the_others() -> None:
+    parts: Sequence[Part] = [Figure("speed", 1, "ms"), Absent("the C loop", "no compiler")]
+    told = table([run_row(Row("speed", "how fast", lambda plan: parts), plan, lambda: 0.0)])
+    assert "1 ms" in told
+    assert "not measured: the C loop: no compiler" in told
+
+
 def test_more_is_better_where_the_limit_is_the_least_allowed() -> None:
     outcome = run_row(row(6.0, 12.0, at_least=True), plan, lambda: 0.0)
     assert outcome.figures[0].value == 12.0
@@ -80,6 +127,19 @@ def test_a_row_that_cannot_be_measured_is_told_with_its_reason_and_misses_nothin
     outcome = run_row(row("no /dev/kmsg"), plan, lambda: 0.0)
     assert outcome.held
     assert "not measured: speed (how fast): no /dev/kmsg" in table([outcome])
+
+
+def test_a_row_that_breaks_off_is_told_and_missed_and_the_next_one_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(plan: Plan) -> Sequence[Part]:
+        raise ConnectionResetError("the server ended")
+
+    monkeypatch.setattr(command, "ROWS", (Row("broken", "a broken row", measure), row(7.0)))
+    assert command.main([]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED: broken (a broken row): ConnectionResetError: the server ended" in out
+    assert "7 ms" in out
 
 
 def test_the_table_is_aligned_and_says_which_limit_is_missed() -> None:
@@ -97,7 +157,12 @@ def test_the_table_is_aligned_and_says_which_limit_is_missed() -> None:
 @pytest.fixture
 def only_row(monkeypatch: pytest.MonkeyPatch) -> Callable[[Row], None]:
     """Makes a row the only one that there is."""
-    return lambda row: monkeypatch.setattr(command, "ROWS", (row,))
+
+    def make(row: Row) -> None:
+        monkeypatch.setattr(command, "ROWS", (row,))
+        monkeypatch.setattr(command, "SCALING", ())
+
+    return make
 
 
 def test_a_missed_limit_is_exit_code_1_and_stands_in_the_json(
@@ -108,8 +173,31 @@ def test_a_missed_limit_is_exit_code_1_and_stands_in_the_json(
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["held"] is False
     assert written["rows"][0]["figures"][0]["held"] is False
-    assert {"cpu", "kernel", "python", "load"} <= set(written["machine"])
+    assert {"cpu", "kernel", "python", "packages", "code", "load"} <= set(written["machine"])
     assert "NO" in capsys.readouterr().out
+
+
+def test_a_run_that_is_broken_off_leaves_the_rows_that_it_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(plan: Plan) -> Sequence[Part]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "ROWS", (row(7.0), Row("long", "a long row", measure)))
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["--results", str(tmp_path / "kept")])
+    left = json.loads((tmp_path / "kept" / "figures.json").read_text())
+    assert [each["row"] for each in left["rows"]] == ["speed"]
+
+
+def test_only_a_full_run_of_all_rows_takes_the_place_of_the_kept_results(
+    only_row: Callable[[Row], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    for words, kept in (([], 0), (["--full", "speed"], 0), (["--full"], 1)):
+        only_row(row(7.0))
+        assert command.main(words) == 0
+        assert len(list(tmp_path.glob("*/figures.json"))) == kept
 
 
 def test_a_quick_run_judges_nothing(only_row: Callable[[Row], None]) -> None:
