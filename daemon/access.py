@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from daemon.paths import path
 from probes.errors import UserError
@@ -103,8 +103,14 @@ def optional_url(text: str) -> str | None:
     """An http or https URL as it was written; None for `none`."""
     if text == NONE:
         return None
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+    parts = _parts(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username
+        or parts.fragment
+    ):
         raise UserError(f"{text!r} is no URL", hint="write for example https://login.example.com/realms/gpu")
     return text
 
@@ -122,14 +128,21 @@ def _words(text: str) -> list[str]:
     return [] if text == NONE else [word.strip() for word in text.split(",")]
 
 
-def _is_origin(text: str) -> bool:
+def _parts(text: str) -> SplitResult | None:
+    """The parts of a URL; None for half an IPv6 address, or a port that is no number."""
     try:
         parts = urlsplit(text)
-        _ = parts.port  # raises for one that is no number
+        _ = parts.port
     except ValueError:
-        return False
+        return None
+    return parts
+
+
+def _is_origin(text: str) -> bool:
+    parts = _parts(text)
     return (
-        parts.scheme in ("http", "https")
+        parts is not None
+        and parts.scheme in ("http", "https")
         and bool(parts.hostname)
         and text == f"{parts.scheme}://{parts.netloc}"
     )

@@ -426,15 +426,17 @@ def _parse(each: Setting, text: str, source: str) -> object:
 
 def _read_file(file: Path) -> dict[str, str]:
     """The settings of a TOML file as texts, so that a value means the same wherever it is written."""
-    import tomllib  # noqa: PLC0415 (only when there is a file)
+    from daemon import toml_text  # noqa: PLC0415 (only when there is a file)
 
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = toml_text.parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read the config file {file}: {(error.strerror or str(error)).lower()}"
         ) from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+    except toml_text.TomlError as error:
+        raise UserError(f"the config file {file} {error}") from None
+    except ValueError as error:  # no UTF-8, or no path
         raise UserError(f"the config file {file} is not TOML: {error}") from None
     for key in table:
         if key not in _FIELDS:

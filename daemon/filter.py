@@ -117,8 +117,9 @@ def _kind(text: str) -> Kind:
 
 def _code(text: str) -> int:
     # Checked before int(): it takes "1_0" and other scripts' digits, and 5,000 digits raise.
-    if text.isascii() and text.isdigit() and len(text.lstrip("0")) <= 10 and int(text) <= MAX_CODE:
-        return int(text)
+    significant = text.lstrip("0")
+    if text.isascii() and text.isdigit() and len(significant) <= 10 and int(significant or "0") <= MAX_CODE:
+        return int(significant or "0")
     raise UserError(
         f"code {_shown(text)} is not an Xid or SXid number",
         hint=f"give a decimal number from 0 to {MAX_CODE}",

@@ -148,7 +148,8 @@ def expiry(text: str) -> float:
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
         raise ValueError("it names no time zone")
-    return when.timestamp()
+    # In UTC a time near the ends of the calendar may lie outside of it; then it could not be shown.
+    return when.astimezone(UTC).timestamp()
 
 
 def _parse_line(words: list[str]) -> Token:

@@ -119,6 +119,10 @@ _TAG = "kernel: "
 _OCTAL = re.compile(r"#([01][0-7]{2}|2[0-3][0-7])")
 """How rsyslog writes control characters into its files."""
 
+_MOST_DIGITS = 16
+"""Of a time in µs: the year 2286. Garbage has more."""
+_BOOT_ID = re.compile(r"[0-9a-f]{32}")
+"""As journald writes it."""
 _NEW_BOOT = re.compile(r"-- (?:Boot ([0-9a-f]{32})|Reboot) --\s*\Z")
 _REMARK = re.compile(r"-- .{1,120} --\s*\Z|-- (?:Logs begin|Journal begins) at ")
 _PSTORE_HEAD = re.compile(
@@ -253,6 +257,7 @@ def from_dmesg_fields(fields: Mapping[str, Any]) -> LogLine | None:
     text = fields.get("msg")
     if not isinstance(text, str):
         return None
+    text = _storable(text)
     origin = Origin.UNKNOWN
     if isinstance(facility := fields.get("fac"), str):
         origin = Origin.KERNEL if facility == "kern" else Origin.USERSPACE
@@ -268,16 +273,15 @@ def from_journal_fields(fields: Mapping[str, Any], form: Format) -> LogLine | No
         return None
     wall_us = _number(fields["__REALTIME_TIMESTAMP"])
     boot_id = fields.get("_BOOT_ID")
-    boot_id = dashed(boot_id) if isinstance(boot_id, str) else ""
+    boot_id = dashed(boot_id) if isinstance(boot_id, str) and _BOOT_ID.fullmatch(boot_id) else ""
     if fields.get("_TRANSPORT") != "kernel":
         return LogLine(form, None, stamp=wall_us, boot_id=boot_id)
     text = _journal_text(fields.get("MESSAGE"))
     origin = Origin.KERNEL if fields.get("SYSLOG_FACILITY", "0") == "0" else Origin.USERSPACE
     kernel_us = _number(fields.get("_SOURCE_MONOTONIC_TIMESTAMP"))
     host = fields.get("_HOSTNAME")
-    return LogLine(
-        form, text, origin, kernel_us, wall_us, boot_id, host=host if isinstance(host, str) else ""
-    )
+    host = _storable(host) if isinstance(host, str) else ""
+    return LogLine(form, text, origin, kernel_us, wall_us, boot_id, host=host)
 
 
 def _journal_text(value: object) -> str | None:
@@ -287,12 +291,17 @@ def _journal_text(value: object) -> str | None:
             return bytes(value).decode("utf-8", "replace")
         except (ValueError, TypeError):
             return None
-    return value if isinstance(value, str) else None
+    return _storable(value) if isinstance(value, str) else None
+
+
+def _storable(text: str) -> str:
+    """Half a surrogate pair, which JSON can write and nothing can store, as U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _number(value: object) -> int | None:
     text = str(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def dashed(boot_id: str) -> str:

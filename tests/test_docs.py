@@ -64,6 +64,8 @@ def test_the_lock_files_pin_everything_by_hash_and_name_no_registry() -> None:
         "requirements-otel.lock",
         "requirements-dev.lock",
         "docs/requirements.lock",
+        "benchmarks/requirements.lock",
+        "tests/fuzz/requirements.lock",
     ):
         text = (ROOT / name).read_text(encoding="utf-8")
         entries = re.split(r"\n(?=\S)", text)

@@ -48,8 +48,12 @@ def parse_endpoint(text: str) -> str | None:
     """`http://collector:4318`, a base URL; None for `none`. Raises UserError."""
     if text == "none":
         return None
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(text)
+        is_good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) > 0
+    except ValueError:  # half an IPv6 address, or a port that is no number
+        is_good, parts = False, urlsplit("")
+    if not is_good or parts.query or parts.fragment:
         raise UserError(
             f"{text!r} is not the URL of an OTLP/HTTP receiver",
             hint="write for example http://collector:4318",

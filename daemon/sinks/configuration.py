@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 import shutil
 import stat
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from daemon import regular_file
+from daemon import regular_file, toml_text
 from daemon.event import Kind, Severity
 from daemon.filter import EventFilter
 from daemon.paths import path
@@ -76,9 +75,9 @@ def load(file: Path) -> tuple[SinkConfig, ...]:
     if content.status.st_mode & stat.S_IWOTH:
         raise UserError(f"others may write {file}, which names commands to run", hint=f"chmod o-w {file}")
     try:
-        tables = tomllib.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file} is not TOML: {error}") from None
+        tables = toml_text.parse(text)
+    except toml_text.TomlError as error:
+        raise UserError(f"{file} {error}") from None
     for key in tables.keys() - {"sink"}:
         raise UserError(f"unknown key {key!r} in {file}", hint="each way out is a [[sink]] table")
     sinks = tables.get("sink")

@@ -21,6 +21,10 @@ OfDay = tuple[int, int, int, int]
 """Hour, minute, second, microsecond."""
 
 _DAY_US = 86_400 * SECOND_US
+_EARLIEST_US = -_DAY_US
+"""A clock that was never set begins in 1970, in the zone of the machine."""
+_LATEST_US = 2**53
+"""The year 2255. Times beyond are garbage, and every JSON reader keeps this one exactly."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HALF_A_YEAR = timedelta(days=183)
 """New Year is a step back of most of a year; sections of one report, in no order, one of days."""
@@ -99,15 +103,20 @@ class Stamps:
     def read(self, stamp: str | int) -> WallTime | None:
         """The time of a stamp; None when it cannot be read."""
         if isinstance(stamp, int):
-            return WallTime(stamp, False, 1)
+            return self._possible(WallTime(stamp, False, 1))
         if stamp == self._cached[0]:
             return self._cached[1]
-        time = self._within_minute(stamp) or self._parse(stamp)
-        if time is None:
-            self._assumed.unreadable += 1
+        time = self._possible(self._within_minute(stamp) or self._parse(stamp))
         if "+" not in stamp[:6]:  # the steps of `dmesg -e` add up: the same text is another time
             self._cached = (stamp, time)
         return time
+
+    def _possible(self, time: WallTime | None) -> WallTime | None:
+        """The time, if it is one that a clock could have had."""
+        if time is not None and _EARLIEST_US <= time.us <= _LATEST_US:
+            return time
+        self._assumed.unreadable += 1
+        return None
 
     def _within_minute(self, stamp: str) -> WallTime | None:
         """A `Nov 22 14:56:44 ` of the same minute as the one parsed last: most lines of a syslog file."""

@@ -188,6 +188,12 @@ def test_a_near_miss_is_answered_with_the_word_that_was_meant(tmp_path: Path) ->
         ("listen = 1.5", "is not a text"),
         ("probes = [1]", "is not a text"),
         ("[listen]\nport = 1", "is not a text"),
+        ("probes = " + "[" * 5_000, "is nested too deeply"),
+        ("probes = " + "[" * 100 + "]" * 100, "is nested too deeply"),
+        ("ring-size = 0x" + "f" * 5_000, "more than 64 bits"),
+        ("probes = [0x" + "f" * 5_000 + "]", "more than 64 bits"),
+        ("oauth-issuer = 'https://[::1'", "is no URL"),
+        ("oauth-resource = 'https://a:b'", "is no URL"),
         ('mode = "x"', "mode in "),
     ],
 )

@@ -50,6 +50,8 @@ def test_a_line_says_name_scope_hash_and_end() -> None:
         (f"a read {HASH} expires=2027-06-3\n", "line 1: the end is not expires="),
         (f"a read {HASH} expires=2027-06-30T12:00:00\n", "line 1: the end is not expires="),
         (f"a read {HASH} until=2027-06-30\n", "line 1: the end is not expires="),
+        (f"a read {HASH} expires=9999-12-31T23:59:59-23:59\n", "line 1: the end is not expires="),
+        (f"a read {HASH} expires=0001-01-01T00:00:00+23:59\n", "line 1: the end is not expires="),
         (f"-a read {HASH}\n", "line 1: a name is 1 to 64 letters"),
         (f"{'a' * 65} read {HASH}\n", "line 1: a name is 1 to 64 letters"),
     ],

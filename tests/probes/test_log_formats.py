@@ -121,9 +121,24 @@ def test_the_journals_trusted_fields_prove_who_printed_a_line() -> None:
     assert found is not None
     assert (found.origin, found.text, found.kernel_us) == (Origin.KERNEL, XID, 26994672)
     assert found.boot_id == "11111111-2222-3333-4444-555555555555"
+    nowhere = parse(json.dumps({**fields, "_BOOT_ID": "a boot id\x1b[31m"}))
+    assert nowhere is not None
+    assert nowhere.boot_id == ""
     by_a_process = parse(json.dumps({**fields, "SYSLOG_FACILITY": "1"}))
     assert by_a_process is not None
     assert by_a_process.origin is Origin.USERSPACE
+
+
+def test_half_a_character_that_json_can_write_becomes_one_that_can_be_stored() -> None:
+    for fields in ({"msg": f"{XID}\ud83d", "time": 5}, {"MESSAGE": f"{XID}\ud83d", "_HOSTNAME": "\ud83d"}):
+        entry = {"__REALTIME_TIMESTAMP": "1769079606995000", "_TRANSPORT": "kernel", **fields}
+        found = parse(json.dumps(entry))
+        assert found is not None
+        assert found.text == f"{XID}\ufffd"
+        assert found.host in ("", "\ufffd")
+    whole = parse(json.dumps({"msg": f"{XID} \U0001f600"}))
+    assert whole is not None
+    assert whole.text == f"{XID} \U0001f600"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,16 @@ def test_what_is_no_time_is_counted() -> None:
     assert assumed.unreadable == 4
 
 
+@pytest.mark.parametrize(
+    "stamp",
+    [10**16, -(10**12), "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "Jan  1 9999 00:00:00 "],
+)
+def test_a_time_that_no_clock_could_have_had_is_none(stamp: str | int) -> None:
+    assumed = Assumptions()
+    assert stamps(assumed=assumed).read(stamp) is None
+    assert assumed.unreadable == 1
+
+
 @given(st.text())
 def test_no_stamp_makes_it_raise(stamp: str) -> None:
     stamps().read(stamp)

@@ -20,12 +20,11 @@ A step may come after so many looks at the fleet instead: `after_looks = 3`.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon import pci
+from daemon import pci, toml_text
 from daemon.gpu.mock.gpu import COMPUTE_SLICES, MEMORY_SLICES, PROFILES, Board, Condition
 from daemon.settings import did_you_mean
 from probes.errors import UserError
@@ -130,9 +129,9 @@ def load(path: Path) -> Scenario:
 def parse(text: str) -> Scenario:
     """The scenario of a TOML text. Raises UserError."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"it is not TOML: {error}") from None
+        data = toml_text.parse(text)
+    except toml_text.TomlError as error:
+        raise UserError(f"it {error}") from None
     _check_keys(data, ("driver", "gpu", "step"), "the file")
     driver = data.get("driver", _DRIVER)
     if not isinstance(driver, str) or not _VERSION.fullmatch(driver):

@@ -332,6 +332,7 @@ def test_a_scenario_says_who_is_there_and_what_they_do() -> None:
         ('[[step]]\nafter_looks = true\ngpu = 0\nstate = "lost"', "not a whole number from 0", ""),
         ('[[step]]\nafter_looks = 0\ngpu = 8\nstate = "lost"', "gpu of step 1 is none of", "0 to 7"),
         ("driver = ", "it is not TOML", ""),
+        ("driver = " + "[" * 5_000, "it is nested too deeply", ""),
         ("[[gpu]]\n" * 17, "there are 17 GPUs", "the most is 16"),
     ],
 )  # fmt: skip

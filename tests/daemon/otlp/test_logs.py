@@ -156,7 +156,10 @@ def test_an_endpoint_is_a_base_url() -> None:
     with pytest.raises(UserError) as signal:
         parse_endpoint("http://collector:4318/v1/logs")
     assert signal.value.hint == "give the base URL: http://collector:4318"
-    for bad in ("collector:4318", "grpc://collector:4317", "http://", "http://c/?x=1"):
+    for bad in (
+        *("collector:4318", "grpc://collector:4317", "http://", "http://c/?x=1"),
+        *("http://[::1", "http://c:port", "http://c:99999"),
+    ):
         with pytest.raises(UserError, match="not the URL of an OTLP/HTTP receiver"):
             parse_endpoint(bad)
 

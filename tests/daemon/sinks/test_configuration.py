@@ -135,6 +135,7 @@ def test_a_bad_sink_is_refused_with_its_name_and_what_to_write(
         ("sink = 3", "has no sink"),
         ("[sink]\nname = 'x'", "has no sink"),
         ("[[sink]\n", "is not TOML"),
+        ("sink = " + "[" * 5_000, "is nested too deeply"),
         ("[[sinks]]\n", "unknown key 'sinks'"),
         ("[[sink]]\n" * 17, "has 17 sinks"),
         (f"[[sink]]\n{WEBHOOK}[[sink]]\n{WEBHOOK}", "are called 'hook'"),
