@@ -32,8 +32,8 @@ from daemon.log_reading import LogReading
 from daemon.look_match import pairs, unused
 from daemon.records_seen import RecordsSeen
 from daemon.same_line import (
-    apart,
     as_logged,
+    distance,
     first_line,
     is_unproved,
     is_whole,
@@ -267,9 +267,10 @@ class Confirmation:
             within_us = self._clock.sure_us(stamp) if sure else self._clock.tolerance_us(stamp)
             near = list(self._told.near(text, expected, within_us))
         possible = [told for told in near if may_be_same(heard, told)]
+        sure_us = self._clock.sure_us(stamp)
         nearest = min(
             possible,
-            key=lambda told: (not is_whole(heard, told), apart(expected, told.kernel_us)),
+            key=lambda told: (not is_whole(heard, told), distance(expected, told.kernel_us, sure_us)),
             default=None,
         )
         if nearest is not None:
@@ -279,6 +280,8 @@ class Confirmation:
     def _doubt_of(self, told: KernelLine, kernel_us: int) -> _Doubt | None:
         """The line from eBPF that the log shows here. One with a stamp that is far off only when it is out:
         the right one may be on its way, and `expire` looks for what is left."""
+        if len(self._doubts) == 0:
+            return None  # as always where eBPF is not heard
         text, stamp = beginning(told.text), self._clock.monotonic_us(kernel_us)
         if stamp is None or self._clock.kernel_us(stamp) is None:
             stamp = None
@@ -292,12 +295,16 @@ class Confirmation:
             ]
         nearest = min(
             possible,
-            key=lambda doubt: (not is_whole(doubt.line, told), apart(stamp, stamp_of(doubt.line))),
+            key=lambda doubt: (not is_whole(doubt.line, told), self._distance(doubt.line, kernel_us)),
             default=None,
         )
         if nearest is not None:
             self._learn(nearest.line, told, len(possible))
         return nearest
+
+    def _distance(self, heard: KernelLine, kernel_us: int) -> tuple[bool, int]:
+        stamp = stamp_of(heard)
+        return distance(self._clock.kernel_us(stamp), kernel_us, self._clock.sure_us(stamp))
 
     def _learn(self, heard: KernelLine, told: KernelLine, possible: int) -> None:
         is_known = self._clock.kernel_us(stamp_of(heard)) is not None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from daemon.log_clock import LogClock
-from daemon.same_line import apart, stamp_of
+from daemon.same_line import apart, distance, stamp_of
 from probes.klog import Look
 from probes.line import KernelLine, Origin
 
@@ -78,9 +78,10 @@ def _by_stamp(waiting: Sequence[_W], shown: Sequence[Shown], clock: LogClock) ->
             if number in found:
                 continue
             stamp = stamp_of(each.line)
-            expected = clock.kernel_us(stamp)
-            near = min(left, key=lambda one: apart(expected, one.kernel_us), default=None)
-            if near is not None and apart(expected, near.kernel_us) <= within_us(stamp):
+            expected, sure_us = clock.kernel_us(stamp), clock.sure_us(stamp)
+            possible = [one for one in left if apart(expected, one.kernel_us) <= within_us(stamp)]
+            near = min(possible, key=lambda one: distance(expected, one.kernel_us, sure_us), default=None)
+            if near is not None:
                 left.remove(near)
                 found[number] = (each, near)
     return found.values()

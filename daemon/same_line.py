@@ -26,6 +26,16 @@ def apart(one_us: int | None, other_us: int | None) -> int:
     return 0 if one_us is None or other_us is None else abs(one_us - other_us)
 
 
+def distance(expected_us: int | None, told_us: int | None, sure_us: int) -> tuple[bool, int]:
+    """Sorts lines of the log by how likely each is the one that eBPF heard at `expected_us`, likeliest first.
+
+    The log stamps a line before eBPF hears it. Where the two stamps are further apart than `sure_us`, a CPU
+    stood still in between: a line that the log stamped later is an equal line that came after this one.
+    """
+    is_later = expected_us is not None and told_us is not None and told_us > expected_us + sure_us
+    return is_later, apart(expected_us, told_us)
+
+
 def may_be_same(heard: KernelLine, told: KernelLine) -> bool:
     """True when what eBPF heard can be this line of the log, or the fragment that tells of its fault."""
     return not contradict(heard, told) and (is_whole(heard, told) or is_fragment_of(heard, told))
