@@ -47,16 +47,24 @@ class Led:
     a process have written this one, it is counted out again. None: it is open, or needs no more."""
 
 
+Saved = tuple[Ahead, Led | None]
+"""A line, and what it led to."""
+
 HomeOf = Callable[[KernelLine], Led | None]
 """What a line led to; None when it led to no event."""
 
 
-def dump(lines: Sequence[tuple[Ahead, Led | None]]) -> str | None:
+def as_json(line: Saved) -> str:
+    """One line and what it led to, as JSON."""
+    return json.dumps(_row(*line))
+
+
+def dump(lines: Sequence[Saved], text_of: Callable[[Saved], str] = as_json) -> str | None:
     """The lines, the last one first, and what they led to, as one line of JSON; None when there are none."""
-    return json.dumps([_row(each, led) for each, led in lines]) if lines else None
+    return f"[{', '.join(map(text_of, lines))}]" if lines else None
 
 
-def load(text: str) -> list[tuple[Ahead, Led | None]]:
+def load(text: str) -> list[Saved]:
     """The lines of a saved row, the first one first, each with what it led to.
 
     Raises ValueError, TypeError or KeyError when the text is none.
@@ -65,13 +73,15 @@ def load(text: str) -> list[tuple[Ahead, Led | None]]:
 
 
 class SavedAhead:
-    """The row of saved state, written down anew only when the lines or what they led to have changed."""
+    """The row of saved state, written down anew only when the lines or what they led to have changed; and
+    of each line only once, unless what it led to has."""
 
     def __init__(self, lines: Callable[[], Iterable[Ahead]], home_of: HomeOf) -> None:
         """`lines` gives all of them, the last one first."""
         self._lines = lines
         self._home_of = home_of
-        self._dumped: Sequence[tuple[Ahead, Led | None]] = []
+        self._dumped: Sequence[Saved] = []
+        self._texts: dict[int, tuple[Saved, str]] = {}  # by id of the line's object, which is held here
         self._text: str | None = None
         self._taken: str | None = None
 
@@ -80,8 +90,14 @@ class SavedAhead:
         lines = [(each, self._home_of(each.line)) for each in islice(self._lines(), MOST)]
         if lines != self._dumped:
             self._dumped = lines
-            self._text = dump(lines)
+            texts = {id(each[0]): (each, self._text_of(each)) for each in lines}
+            self._text = dump(lines, lambda each: texts[id(each[0])][1])
+            self._texts = texts
         return {} if self._text is None else {STATE_KEY: self._text}
+
+    def _text_of(self, line: Saved) -> str:
+        known = self._texts.get(id(line[0]))
+        return known[1] if known is not None and known[0] == line else as_json(line)
 
     def take_changes(self) -> tuple[Mapping[str, str], frozenset[str]]:
         """The row, if it changed since the last call, and its name, if it is no longer needed."""
@@ -139,7 +155,7 @@ def _row(ahead: Ahead, led: Led | None) -> dict[str, Any]:
     }
 
 
-def _ahead(row: dict[str, Any]) -> tuple[Ahead, Led | None]:
+def _ahead(row: dict[str, Any]) -> Saved:
     line = KernelLine(
         text=str(row["text"]),
         origin=Origin(row["origin"]),

@@ -289,6 +289,7 @@ class Coalescer:
         due = self.faults.next_due_us()
         if due is not None and due <= now_us:
             self.faults.publish_due(now_us)
+        self.faults.sweep(now_us)
 
     def tick(self, now_us: int) -> None:
         """Publish what is due at arrival time `now_us`; by then all that was printed has been looked at."""

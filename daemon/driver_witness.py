@@ -144,9 +144,10 @@ class DriverWitness:
     def named_alone(self, line: KernelLine) -> KernelLine | None:
         """The word that went out alone, as it went out, and that names this unproved line. Where the log
         shows that line, glued, it is the line of that word, which is no other's then."""
-        key, printed_us = _key(line.text), self._printed_us(line)
+        key = _key(line.text) if self._stands_alone else None
         if key is None:
             return None
+        printed_us = self._printed_us(line)
         for each in (*self._earlier, *self._alone.of(key.shelf)):
             is_near = 0 <= each.ahead.stamp_us - printed_us <= PROVES_US
             if is_near and names(each.ahead.line.text, line.text):
@@ -157,7 +158,7 @@ class DriverWitness:
 
     def told_alone(self, line: KernelLine) -> KernelLine | None:
         """The word that went out alone, as it went out, and that this proved line is about; once."""
-        key = _key(line.text)
+        key = _key(line.text) if self._stands_alone else None
         if key is None or line.kernel_us is None:
             return None
         possible = [each for each in (*self._earlier, *self._alone.of(key.shelf)) if _is_of(each, line, key)]
@@ -194,6 +195,11 @@ class DriverWitness:
             key = _key(each.line.text)
             if key is not None:
                 self._earlier.append(_Alone(each, key.message))
+
+    @property
+    def _stands_alone(self) -> bool:
+        """True while the line of any word that went out alone may yet come."""
+        return bool(self._earlier) or len(self._alone) > 0
 
     def _shown(self, alone: _Alone) -> None:
         if alone in self._earlier:

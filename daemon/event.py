@@ -150,6 +150,10 @@ class Process:
     """µs from the first time of the event to its end; negative: the driver printed the line after that."""
 
 
+_BEFORE_CURSOR = f'{{"schema": {SCHEMA}, "cursor": '
+_AT_CURSOR_0 = f"{_BEFORE_CURSOR}0"
+
+
 @dataclass(frozen=True, slots=True)
 class Witness:
     """A probe that saw the event, and how long after the first one."""
@@ -204,12 +208,31 @@ class Event:
     """Readings of the GPU right after a critical or fatal event, or why there are none; see
     `daemon.gpu.telemetry`. None: none were taken."""
 
+    _json: str | None = field(init=False, default=None, compare=False, repr=False)
+    """Its JSON from behind the cursor on, from when its fault was saved until its item is made."""
+
     @property
     def device(self) -> str | None:
         """PCI address of the GPU or NVSwitch it is about; None for an event of the node."""
         if self.gpu is not None:
             return self.gpu.pci
         return self.nvswitch.pci if self.nvswitch is not None else None
+
+    def to_json(self) -> str:
+        """The public JSON of the stored event, at cursor 0, as one line of ASCII.
+
+        It is written twice, into the state of its fault and into its item, and made once.
+        """
+        if self._json is None:
+            text = json.dumps(to_dict(self, 0, stored=True))
+            object.__setattr__(self, "_json", text.removeprefix(_AT_CURSOR_0))
+        return f"{_AT_CURSOR_0}{self._json}"
+
+    def take_json(self) -> str | None:
+        """The JSON from behind the cursor on, if `to_json` has made it; no longer kept after this."""
+        text = self._json
+        object.__setattr__(self, "_json", None)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +249,9 @@ class Item:
     @classmethod
     def of(cls, cursor: int, event: Event, *, stored: bool) -> Item:
         """An item with its JSON."""
+        text = event.take_json() if stored else None
+        if text is not None:
+            return cls(cursor, event, stored, f"{_BEFORE_CURSOR}{cursor}{text}")
         return cls(cursor, event, stored, json.dumps(to_dict(event, cursor, stored=stored)))
 
 

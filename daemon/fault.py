@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from daemon.catalog import Meaning
-from daemon.event import Event, Gpu, Kind, Mig, Process, Witness, from_dict, to_dict
+from daemon.event import Event, Gpu, Kind, Mig, Process, Witness, from_dict
 
 MAX_LINES = 32
 """Distinct log lines an event carries; further ones are counted in `lines_dropped`."""
@@ -207,10 +207,9 @@ class OpenFault:
 
     def dump(self) -> str:
         """The state as one line of JSON."""
-        return json.dumps(
+        state = json.dumps(
             {
                 "slot": [*self.slot],
-                "event": to_dict(self.current(), 0, stored=True),
                 "last_us": self.last_us,
                 "last_arrival_us": self.last_arrival_us,
                 "complete": self.complete,
@@ -224,6 +223,7 @@ class OpenFault:
                 "disproved": self.disproved,
             }
         )
+        return f'{state[:-1]}, "event": {self.current().to_json()}}}'
 
     @classmethod
     def load(cls, text: str) -> OpenFault:

@@ -8,6 +8,8 @@ Contract:
   makes it survive that, too.
 * A file that is no journal any more is set aside under another name, with its -wal and -shm, and a new
   one is started. A file of a newer schema is refused and left as it is.
+* A file that was deleted or replaced while it is open is noticed (`is_in_place`): SQLite would go on
+  writing where nobody finds it.
 * Items that retention deletes are remembered by one cursor, `Marks.deleted_through`.
 
 A `Journal` belongs to one thread at a time (the writer); readers use `read_only`. Errors of the
@@ -24,6 +26,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -33,12 +37,13 @@ from daemon.journal_file import (
     FILE_NAME,
     checked,
     connect,
+    identity,
     is_broken,
     open_writing,
     reading_mode,
     set_aside,
 )
-from daemon.page import Marks
+from daemon.page import NOTHING_KEPT, Marks
 from daemon.reader import Reader, Saved
 from daemon.ring import ReserveKey, by_device
 from daemon.state_dir import is_read_only, make_state_dir
@@ -51,16 +56,14 @@ CHECKPOINT_BYTES = 4 * 1024 * 1024
 """The WAL is copied into the file when about this much was written, never inside a commit."""
 
 _COLUMNS = 11
-_PUT_ITEM = f"INSERT OR REPLACE INTO items VALUES ({', '.join('?' * _COLUMNS)})"  # noqa: S608  (no input)
-_PUT_ITEMS = "INSERT OR REPLACE INTO items SELECT {} FROM json_each(?)".format(  # noqa: S608  (no input)
+_BOUND_ROWS = 8
+"""Rows of a table that are bound one by one: more than a line of the log mostly changes."""
+_PUT_ITEM_ARRAY = "INSERT OR REPLACE INTO items SELECT {} FROM json_each(?)".format(  # noqa: S608  (no input)
     ", ".join(f"json_extract(value, '$[{column}]')" for column in range(_COLUMNS))
 )
-_PUT_FAULT = "INSERT INTO faults VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET state = excluded.state"
+_UPDATES_STATE = " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
 # Without the WHERE the parser takes ON for the beginning of a join.
-_PUT_FAULTS = (
-    "INSERT INTO faults SELECT key, value FROM json_each(?) WHERE true"
-    " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
-)
+_PUT_FAULT_OBJECT = f"INSERT INTO faults SELECT key, value FROM json_each(?) WHERE true{_UPDATES_STATE}"  # noqa: S608
 _DROP_FAULTS = "DELETE FROM faults WHERE key IN (SELECT value FROM json_each(?))"
 _PUT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
@@ -101,9 +104,12 @@ class Journal:
         self._reserve_key = reserve_key
         self._reader = Reader(connection)
         self._wal: int | None = None
+        self.reaches = NOTHING_KEPT
+        """How far the kept items reached with the last commit."""
         self.written_bytes = 0
         """About how much was written to the WAL since open."""
         self._checkpoint_at = 0
+        self._identity = identity(path)
 
     @classmethod
     def open(cls, state_dir: Path, *, reserve_key: ReserveKey = by_device) -> Self:
@@ -139,6 +145,10 @@ class Journal:
         journal.commit(Change(deleted_through=time.time_ns() // 1_000_000))
         return journal
 
+    def is_in_place(self) -> bool:
+        """False when another file, or none, has the name of this one or of its WAL by now. Raises OSError."""
+        return identity(self.path) == self._identity
+
     def marks(self) -> Marks:
         """How far the kept items reach."""
         return self._reader.marks()
@@ -155,8 +165,8 @@ class Journal:
         """Write it all, or nothing and raise.
 
         Each table takes one statement: every call into SQLite gives the interpreter lock up, and a busy
-        event loop keeps it for a whole switch interval. Several rows come as one JSON array; a single
-        one, the usual case, is bound directly, which makes the commit a third cheaper.
+        event loop keeps it for a whole switch interval. A few rows, the usual case, are bound directly;
+        many come as one JSON text, which SQLite has to take apart again.
         """
         now_ms = time.time_ns() // 1_000_000
         rows = [_row(item, self._reserve_key(item.event), now_ms) for item in change.items]
@@ -166,14 +176,10 @@ class Journal:
         with self.transaction() as db:
             if change.first_cursor:
                 self._begin_run(change.first_cursor)
-            if len(rows) == 1:
-                db.execute(_PUT_ITEM, rows[0])
-            elif rows:
-                db.execute(_PUT_ITEMS, (json.dumps(rows),))
-            if len(faults) == 1:
-                db.execute(_PUT_FAULT, *faults.items())
-            elif faults:
-                db.execute(_PUT_FAULTS, (json.dumps(faults),))
+            if rows:
+                db.execute(*_put_items(rows))
+            if faults:
+                db.execute(*_put_faults(faults))
             if dropped:
                 db.execute(_DROP_FAULTS, (json.dumps(dropped),))
             if change.context is not None:
@@ -181,6 +187,8 @@ class Journal:
             if resume is not None:
                 db.execute(_PUT_META, ("resume", json.dumps([resume.boot_id, resume.seq])))
             self.raise_deleted_through(change.deleted_through, kept_ms=now_ms)
+            reaches = self.marks()  # within the transaction: no lock is taken for it
+        self.reaches = reaches
         self.written_bytes += 32_768 + sum(len(item.json) for item in change.items)
 
     def _begin_run(self, first_cursor: int) -> None:
@@ -268,7 +276,31 @@ def open_reader(state_dir: Path, mode: str | None = None) -> Reader:
     return Reader(checked(connect(path, mode), path))
 
 
-def _row(item: Item, reserve: str, now_ms: int) -> tuple[int | str | None, ...]:
+_Row = tuple[int | str | None, ...]
+
+
+def _put_items(rows: Sequence[_Row]) -> tuple[str, Sequence[object]]:
+    """The statement, and what is bound to it."""
+    if len(rows) > _BOUND_ROWS:
+        return _PUT_ITEM_ARRAY, (json.dumps(rows),)
+    return f"INSERT OR REPLACE INTO items VALUES {_places(len(rows), _COLUMNS)}", [*chain(*rows)]  # noqa: S608
+
+
+def _put_faults(faults: Mapping[str, str]) -> tuple[str, Sequence[object]]:
+    """The statement, and what is bound to it."""
+    if len(faults) > _BOUND_ROWS:
+        return _PUT_FAULT_OBJECT, (json.dumps(faults),)
+    rows = _places(len(faults), 2)
+    return f"INSERT INTO faults VALUES {rows}{_UPDATES_STATE}", [*chain(*faults.items())]  # noqa: S608
+
+
+@lru_cache
+def _places(rows: int, columns: int) -> str:
+    """`(?, ?), (?, ?)`: few different ones, so that SQLite's statements are prepared once."""
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
+
+
+def _row(item: Item, reserve: str, now_ms: int) -> _Row:
     event: Event = item.event
     gpu = event.gpu
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from probes.errors import UserError
 
 FILE_NAME = "journal.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 QUICK_CHECK_BYTES = 64 * 1024 * 1024
 """Files up to this size are checked whole at open (about 0.2 s); a larger one shows its damage in use."""
@@ -22,12 +23,21 @@ BUSY_TIMEOUT_S = 2.0
 WAL_BYTES = 16 * 1024 * 1024
 """The WAL is cut back to this size when it has been folded into the file."""
 
-_SUFFIXES = ("", "-wal", "-shm")
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
 
 _log = logging.getLogger(__name__)
 
+# The same for few of many items: what is asked for when things are bad, and what is no fault itself.
+_INDICES_OF_FEW = """
+CREATE INDEX items_severe ON items (cursor, severity, kind, code, device, gpu_uuid, gpu_index)
+  WHERE severity >= 2;
+CREATE INDEX items_uncommon ON items (cursor, severity, kind, code, device, gpu_uuid, gpu_index)
+  WHERE kind NOT IN ('xid', 'sxid');
+CREATE INDEX items_kept ON items (kept_ms);
+"""
+
 # items_look holds every column a filter asks for, in cursor order: a search reads it, not the rows.
-_SCHEMA = """
+_SCHEMA = f"""
 CREATE TABLE items (
   cursor INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE,
@@ -43,11 +53,35 @@ CREATE TABLE items (
 );
 CREATE INDEX items_look ON items (cursor, severity, kind, code, device, gpu_uuid, gpu_index, kept_ms);
 CREATE INDEX items_reserve ON items (reserve);
+{_INDICES_OF_FEW}
 CREATE TABLE faults (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_MIGRATIONS: Mapping[int, str] = {}
+# An incident was one row with all its members: now each has a row of its own (`daemon.incidents.saved`).
+# What is no incident stays as it is: the pipeline counts and drops what it cannot read.
+_MEMBERS_APART = """
+INSERT OR REPLACE INTO faults
+SELECT
+  'incidents/member/' || json_extract(state, '$.id') || '/' || json_extract(member.value, '$.event.id'),
+  json_set(
+    member.value, '$.because',
+    json_extract(state, '$.because."' || json_extract(member.value, '$.event.id') || '"')
+  )
+FROM (SELECT state FROM faults WHERE key LIKE 'incidents/open/%' AND json_valid(state)),
+  json_each(state, '$.members') AS member
+WHERE member.type = 'object'
+  AND json_extract(state, '$.id') || json_extract(member.value, '$.event.id') IS NOT NULL;
+UPDATE faults
+SET state = json_set(
+  json_remove(state, '$.because'), '$.members',
+  (SELECT json_group_array(json_extract(value, '$.event.id')) FROM json_each(state, '$.members')
+    WHERE type = 'object')
+)
+WHERE key LIKE 'incidents/open/%' AND json_valid(state) AND json_type(state, '$.members') = 'array';
+"""
+
+_MIGRATIONS: Mapping[int, str] = {1: _MEMBERS_APART + _INDICES_OF_FEW}
 """SQL that brings a file of the version that is the key to the next one."""
 
 
@@ -67,19 +101,52 @@ def is_broken(error: BaseException, *, at_open: bool = False) -> bool:
 
 
 def set_aside(path: Path, reason: str) -> str:
-    """Rename a broken journal and its -wal and -shm; returns the sentence that tells people."""
+    """Rename a broken journal and what SQLite keeps beside it; returns the sentence that tells people."""
+    kept = _rename_all(path)
+    note = f"the journal was broken ({reason}); it was set aside as {kept.name} and a new one was started"
+    _log.error("%s", note)
+    return note
+
+
+def leave(path: Path) -> str:
+    """Make room for a new journal where the open one was deleted or replaced: what stands there is set aside.
+    Returns the sentence that tells people."""
+    kept = _rename_all(path)
+    found = any(Path(f"{kept}{suffix}").exists() for suffix in _SUFFIXES)
+    aside = f" (what was found there was set aside as {kept.name})" if found else ""
+    note = (
+        f"the journal was deleted or replaced while it was in use{aside};"
+        " a new one was started with what memory holds"
+    )
+    _log.error("%s", note)
+    return note
+
+
+def identity(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of the file and of its WAL; None for one that is not there. Raises OSError."""
+    return tuple(_inode(f"{path}{suffix}") for suffix in ("", "-wal"))
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116  (before every commit: half the time of a Path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _rename_all(path: Path) -> Path:
+    """Rename the file and what stands beside it, as far as it is there; the new name of the first."""
     stamp = f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     kept = path.with_name(stamp)
     count = 1
-    while kept.exists():
+    while any(Path(f"{kept}{suffix}").exists() for suffix in _SUFFIXES):
         count += 1
         kept = path.with_name(f"{stamp}-{count}")
     for suffix in _SUFFIXES:
         with suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{kept}{suffix}")
-    note = f"the journal was broken ({reason}); it was set aside as {kept.name} and a new one was started"
-    _log.error("%s", note)
-    return note
+    return kept
 
 
 def open_writing(path: Path) -> sqlite3.Connection:
@@ -89,6 +156,7 @@ def open_writing(path: Path) -> sqlite3.Connection:
     for a file that is broken or a disk that refuses.
     """
     if path.exists() and path.stat().st_size:
+        _undo_half_made(path)
         # Looked at through a connection that cannot write: a newer file must stay as it is.
         with closing(connect(path, "mode=ro")) as looking:
             if not _is_blank(looking):
@@ -102,6 +170,14 @@ def open_writing(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _undo_half_made(path: Path) -> None:
+    """Roll back the step that a kill cut short while the file was made, which is not yet in WAL mode then:
+    SQLite does so before it reads anything, but not through a connection that cannot write."""
+    if Path(f"{path}-journal").exists():
+        with closing(connect(path, "mode=rw")) as db:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:

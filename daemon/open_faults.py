@@ -18,6 +18,11 @@ FORGET_AFTER_US = 30_000_000
 """Silence, in arrival time, after which a fault leaves memory: far beyond the quiet gap, so that
 records read late still find the fault they repeat."""
 
+LONGEST_SILENT_US = 15 * 60_000_000
+"""The same where nothing was due meanwhile. Longer than programs' errors on one GPU may be apart and still be
+one matter (`daemon.incidents.patterns.PROGRAMS_US`)."""
+_SWEEP_EVERY_US = 60_000_000
+
 
 class OpenFaults:
     """Open faults by slot and sufferer, with the revisions they still owe."""
@@ -28,6 +33,7 @@ class OpenFaults:
         self._pending: dict[str, OpenFault] = {}
         self._next_due_us: int | None = None
         self._next_due_is_stale = False
+        self._next_sweep_us = 0
         self._published: list[tuple[OpenFault, Event]] = []
         self.touched: dict[str, OpenFault] = {}
         """Faults whose saved state is out of date, by state key."""
@@ -146,14 +152,23 @@ class OpenFaults:
         for fault in [fault for fault in self._pending.values() if fault.complete]:
             if self._due_us(fault) <= now_us:
                 self.publish(fault, now_us)
+        self._forget_silent(now_us, FORGET_AFTER_US)
+
+    def sweep(self, now_us: int) -> None:
+        """Forget what is silent beyond measure; looks once a minute, so call it as often as you like."""
+        if now_us >= self._next_sweep_us:
+            self._next_sweep_us = now_us + _SWEEP_EVERY_US
+            self._forget_silent(now_us, max(LONGEST_SILENT_US, self.quiet_gap_us))
+
+    def _forget_silent(self, now_us: int, after_us: int) -> None:
         for fault in list(self):
-            if not fault.changed and now_us - fault.last_arrival_us > FORGET_AFTER_US:
+            if not fault.changed and now_us - fault.last_arrival_us > after_us:
                 self.end(fault, now_us)
 
     def next_due_us(self) -> int | None:
         """Arrival time at which the next pending revision is due; None when none is.
 
-        Forgetting has no deadline of its own: it rides on the next call of `publish_due`.
+        Forgetting has no deadline of its own: it rides on the next call of `publish_due`, or `sweep`.
         """
         if self._next_due_is_stale:
             due = (self._due_us(fault) for fault in self._pending.values() if fault.complete)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict, deque
+from functools import lru_cache
 from typing import Any
 
 from probes.klog import NAME as KLOG
@@ -124,5 +125,7 @@ class _Mark:
         return {"at_us": self._at_us, "forgotten_us": self._forgotten_us, "near": near}
 
 
+@lru_cache(maxsize=64)
 def _digest(text: str) -> str:
+    """Asked for twice of each line: whether it was done, and to note it."""
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).hexdigest()

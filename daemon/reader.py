@@ -2,7 +2,8 @@
 
 Every read sees one snapshot of the file, whatever a daemon writes meanwhile. The conditions of a
 filter are answered by one narrow index, so that a filter that matches rarely does not read the whole
-file. A row that does not hold an event is skipped, counted and logged.
+file; for what is severe, and for what is no Xid, by one that holds nothing else. A row that does not hold an
+event is skipped, counted and logged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from daemon.event import Item, from_dict
+from daemon.event import Item, Kind, Severity, from_dict
 from daemon.filter import EVERYTHING, EventFilter
 from daemon.page import DEFAULT_LIMIT, Marks, Page, Slice, clamp_limit, going_on_from, missed_since
 from probes.errors import UserError
@@ -24,6 +25,11 @@ from probes.line import ResumePoint
 
 NO_LIMIT = 2**63 - 1
 """Above every cursor: the largest integer SQLite stores."""
+
+INDICES_OF_FEW = 2
+"""Schema that has indices of few items. A reader meets an older one where no daemon has raised it yet."""
+
+_COMMON = frozenset({Kind.XID, Kind.SXID})
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +50,8 @@ class Reader:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        self._has_indices_of_few = version >= INDICES_OF_FEW
         self.unreadable = 0
         """Rows skipped because they hold no event."""
 
@@ -149,10 +157,11 @@ class Reader:
     ) -> tuple[list[Item], int | None]:
         """Items in the order asked for, and the cursor of the last row looked at if there may be more."""
         conditions, more = _conditions(match)
-        # The cursors come from the narrow index alone; only the rows that match are then opened.
+        index, limits = _index(match) if self._has_indices_of_few else ("items_look", "")
+        # The cursors come from a narrow index alone; only the rows that match are then opened.
         query = (
-            "SELECT cursor, json FROM items WHERE cursor IN (SELECT cursor FROM items INDEXED BY items_look"  # noqa: S608
-            f" WHERE {where}{conditions} ORDER BY cursor {order} LIMIT ?) ORDER BY cursor {order}"
+            f"SELECT cursor, json FROM items WHERE cursor IN (SELECT cursor FROM items INDEXED BY {index}"  # noqa: S608
+            f" WHERE {limits}{where}{conditions} ORDER BY cursor {order} LIMIT ?) ORDER BY cursor {order}"
         )
         rows = self._db.execute(query, (*values, *more, limit)).fetchall()
         items = [item for row in rows if (item := self._item(*row)) is not None]
@@ -190,6 +199,16 @@ def ahead_of_newest(since: int, newest: int) -> UserError:
         f"{shown} is ahead of the newest, {newest}",
         hint=f"use {newest} for only new events, 0 for all",
     )
+
+
+def _index(match: EventFilter) -> tuple[str, str]:
+    """The index that holds the fewest items among which are all that match, and the condition it stands
+    under: SQLite uses such an index only where the query repeats it."""
+    if match.kinds and not match.kinds & _COMMON:
+        return "items_uncommon", "kind NOT IN ('xid', 'sxid') AND "
+    if match.min_severity.rank >= Severity.CRITICAL.rank:
+        return "items_severe", "severity >= 2 AND "
+    return "items_look", ""
 
 
 def _conditions(match: EventFilter) -> tuple[str, list[int | str]]:

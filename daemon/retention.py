@@ -3,6 +3,7 @@
 Runs in the writer thread, in slices of one short transaction, so that commits go in between. Items
 older than the age limit go first; then, while the file is too large, the oldest ones, but none of the
 last `RESERVE` items of any reserve key: a storm on one GPU cannot push out another's last events.
+An age is believed only while the wall clock is steady (`SteadyClock`): a step ahead deletes nothing young.
 """
 
 from __future__ import annotations
@@ -20,10 +21,30 @@ SLICE_ITEMS = 256
 """Items deleted in one transaction: a few ms."""
 _SLICE_PAGES = 256
 _LONGEST_CHECK_S = 3600.0
+_STEP_S = 60.0
+"""More than NTP slews in an hour (500 ppm: 1.8 s); a smaller step makes nothing look old."""
 
 
 class ReservesExceedLimitError(Exception):
     """The file is too large, and holds nothing that may be deleted; the message is for people."""
+
+
+class SteadyClock:
+    """Tells whether the wall clock has gone on evenly between looks, by the clock that counts since boot."""
+
+    def __init__(self, for_s: float) -> None:
+        """`for_s`: how long it must have been steady to be believed."""
+        self._for_s = for_s
+        self._began_s: float | None = None
+        self._since_s = 0.0
+
+    def look(self) -> bool:
+        """True when it has been steady for long enough by now. The first look begins the wait."""
+        now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        began_s = time.time() - now_s
+        if self._began_s is None or abs(began_s - self._began_s) > _STEP_S:
+            self._began_s, self._since_s = began_s, now_s
+        return now_s - self._since_s >= self._for_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +71,7 @@ class Retention:
         """Delete items beyond the age limit, at most one slice; returns their cursors."""
         before_ms = int((time.time() - self.age_s) * 1000)
         rows = journal.db.execute(
-            "SELECT cursor FROM items INDEXED BY items_look WHERE kept_ms < ? ORDER BY cursor LIMIT ?",
+            "SELECT cursor FROM items INDEXED BY items_kept WHERE kept_ms < ? ORDER BY kept_ms LIMIT ?",
             (before_ms, SLICE_ITEMS),
         ).fetchall()
         return _delete(journal, [cursor for (cursor,) in rows])

@@ -27,6 +27,10 @@ class Shelf(Generic[_T]):
         self._numbers: dict[int, int] = {}
         self._next = 0
 
+    def __len__(self) -> int:
+        """How many things are there."""
+        return len(self._things)
+
     def __reversed__(self) -> Iterator[_T]:
         """All things, the one that was added last first."""
         return (thing for *_, thing in reversed(self._things.values()))

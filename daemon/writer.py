@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.journal import Change, Journal
-from daemon.journal_file import is_broken, set_aside
+from daemon.journal_file import is_broken, leave, set_aside
 from daemon.page import Marks
-from daemon.retention import SLICE_ITEMS, ReservesExceedLimitError, Retention
+from daemon.retention import SLICE_ITEMS, ReservesExceedLimitError, Retention, SteadyClock
 from daemon.ring import ReserveKey
 from probes.errors import UserError
 
@@ -79,6 +79,8 @@ class Writer:
         self._reserve_key = reserve_key
         self._unread = unread
         self._aged_check_due = 0.0
+        # Half the time between two looks: the second one is sure to come late enough.
+        self._wall_clock = SteadyClock(retention.check_s / 2)
         self._size_check_due = 0
         self._size_check_bytes = retention.check_bytes
         self._replaced_at: float | None = None
@@ -88,6 +90,9 @@ class Writer:
         opened: Marks | None = None
         note: str | None = None
         try:
+            if self._journal is not None and not self._journal.is_in_place():
+                note = self._leave(self._journal)
+                return Written(error=note, note=note, replaced=True)
             if self._journal is None:
                 self._journal = Journal.open(self._state_dir, reserve_key=self._reserve_key)
                 opened, note = self._journal.marks(), self._journal.note
@@ -95,7 +100,7 @@ class Writer:
                     # The run began without this file: what it left open is not what is open now.
                     self._journal.forget_faults()
             self._journal.commit(change)
-            return Written(marks=self._journal.marks(), opened=opened, note=note)
+            return Written(marks=self._journal.reaches, opened=opened, note=note)
         except (sqlite3.Error, OSError) as error:
             aside = self._replace_if_broken(error)
             return Written(error=str(error), opened=opened, note=aside or note, replaced=aside is not None)
@@ -124,7 +129,7 @@ class Writer:
             journal.checkpoint_if_due()
             deleted: list[int] = []
             if look_for_aged or now >= self._aged_check_due:
-                deleted += self._retention.delete_aged(journal)
+                deleted += self._retention.delete_aged(journal) if self._wall_clock.look() else ()
                 if len(deleted) < SLICE_ITEMS:
                     self._aged_check_due = now + self._retention.check_s
             if not deleted and journal.written_bytes >= self._size_check_due:
@@ -180,8 +185,17 @@ class Writer:
         except OSError as refused:
             _log.error("cannot set the broken journal aside: %s", refused)
             return None
-        # Closed under its old name: what closing still writes must not hit the new file.
+        self._close_left(journal)
+        return note
+
+    def _leave(self, journal: Journal) -> str:
+        """The open journal was deleted or replaced; the next write opens a new one. Raises OSError."""
+        note = leave(journal.path)
+        self._close_left(journal)
+        return note
+
+    def _close_left(self, journal: Journal) -> None:
+        """Close it under its old name: what closing still writes must not hit the new file."""
         self._journal, self._size_check_due = None, 0
         with suppress(sqlite3.Error, OSError):
             journal.close()
-        return note

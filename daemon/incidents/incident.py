@@ -203,18 +203,28 @@ class Incident:
         place = next((at for at, member in enumerate(self.members) if member.id == newcomer.id), None)
         if newcomer.event.boot_id not in self.boots:
             self.boots.append(newcomer.event.boot_id)
+        before = None if place is None else self.members[place]
         if place is None:
             self.members.append(newcomer)
-            self._explain(newcomer)
         else:
-            before, self.members[place] = self.members[place], newcomer
-            if not newcomer.reports_the_same_as(before):
-                self._explain(newcomer)
+            self.members[place] = newcomer
+        is_known = before is not None and newcomer.reports_the_same_as(before)
+        if not is_known:
+            self._explain(newcomer)
         self._reach(newcomer)
-        self.judge()
+        if before is not None and is_known and self.place(before) == self.place(newcomer):
+            self._stands_for(before, newcomer)
+        else:
+            self.judge()
         if len(self.members) > MAX_MEMBERS:
             self._crowd_out()
         self.changed = True
+
+    def _stands_for(self, before: Member, newcomer: Member) -> None:
+        """A later revision that changes no judgement takes the place of the one before it."""
+        self.primary = newcomer if self.primary is before else self.primary
+        self.worst = newcomer if self.worst is before else self.worst
+        self.deciding = newcomer if self.deciding is before else self.deciding
 
     def take_earlier(self, found: Incident) -> bool:
         """Take what another reading of an earlier boot's log found beyond what is known; False: nothing."""

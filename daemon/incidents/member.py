@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -58,10 +57,12 @@ class Member:
     """Kernel time of its last record."""
     sign: Sign = field(init=False, compare=False)
     """What it reports."""
-    _saved: str | None = field(init=False, default=None, compare=False, repr=False)
+    device: str | None = field(init=False, compare=False)
+    """PCI address of GPU or NVSwitch; None for an event of the node."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sign", Sign.of(self.event))
+        object.__setattr__(self, "device", self.event.device)
 
     @classmethod
     def of(cls, fault: OpenFault, event: Event) -> Member:
@@ -72,10 +73,8 @@ class Member:
         """As an incident keeps it: without log lines, witnesses and most detail."""
         event = self.event
         kept = {name: value for name, value in event.detail.items() if name in _DETAIL_KEPT}
-        return replace(
-            self,
-            event=replace(event, lines=(), lines_dropped=0, witnesses=(), detail=kept, incident=None),
-        )
+        slim = replace(event, lines=(), lines_dropped=0, witnesses=(), detail=kept, incident=None)
+        return Member(slim, self.first_us, self.last_us)
 
     # -- what the rules ask ------------------------------------------------------------------
 
@@ -93,11 +92,6 @@ class Member:
     def xid(self) -> int | None:
         """The Xid number; None for anything else."""
         return self.sign.xid
-
-    @property
-    def device(self) -> str | None:
-        """PCI address of GPU or NVSwitch; None for an event of the node."""
-        return self.event.device
 
     @property
     def pid(self) -> int | None:
@@ -186,18 +180,14 @@ class Member:
 
     # -- saved state ---------------------------------------------------------------------------
 
-    def dump(self) -> str:
-        """As JSON, for `load`. Made once: an incident is saved whole when one of its members changes."""
-        if self._saved is None:
-            event = to_dict(self.event, 0, stored=True)
-            text = json.dumps({"event": event, "first_us": self.first_us, "last_us": self.last_us})
-            object.__setattr__(self, "_saved", text)
-            return text
-        return self._saved
+    def to_dict(self) -> dict[str, Any]:
+        """As an object of JSON, for `load`."""
+        event = to_dict(self.event, 0, stored=True)
+        return {"event": event, "first_us": self.first_us, "last_us": self.last_us}
 
     @classmethod
     def load(cls, data: Mapping[str, Any]) -> Member:
-        """The member of a dumped object. Raises KeyError, TypeError or ValueError on anything else."""
+        """The member of such an object. Raises KeyError, TypeError or ValueError on anything else."""
         return cls(from_dict(data["event"]), int(data["first_us"]), int(data["last_us"]))
 
 

@@ -15,7 +15,7 @@ from daemon.incidents.memory import Memory, Sighting
 from daemon.incidents.outcome import RECOVERIES, Closing, How
 from daemon.incidents.patterns import recovery_of, survived_reboot
 from daemon.incidents.report import as_event
-from daemon.incidents.saved import OPEN, SEEN, UNREAD, dump, load
+from daemon.incidents.saved import MEMBER, OPEN, SEEN, UNREAD, Written, dump, load
 
 REVISION_INTERVAL_US = 1_000_000
 """Shortest time between two revisions of one incident, but for those that open or close it."""
@@ -40,6 +40,7 @@ class Register:
         self._node = node
         self._incidents: dict[str, Incident] = {}
         self._boots: deque[str] = deque(maxlen=BOOTS_KNOWN)
+        self._written = Written()
         self._touched: set[str] = set()
         self._forgotten: set[str] = set()
         self._urgent: set[str] = set()
@@ -177,28 +178,32 @@ class Register:
 
     def take_changes(self) -> tuple[dict[str, str], set[str]]:
         """Rows to write and keys to delete since the last call."""
-        rows = {OPEN + key: dump(self._incidents[key]) for key in self._touched}
-        rows |= {SEEN + device: self.memory.dump(device) for device in self.memory.touched}
-        dropped = {OPEN + key for key in self._forgotten} | {SEEN + key for key in self.memory.forgotten}
+        rows = {SEEN + device: self.memory.dump(device) for device in self.memory.touched}
+        dropped = {SEEN + device for device in self.memory.forgotten}
+        for key in self._touched:
+            news, gone = self._written.changes(self._incidents[key])
+            rows |= news
+            dropped |= gone
+        for key in self._forgotten:
+            dropped |= self._written.forget(key)
         for changes in (self._touched, self._forgotten, self.memory.touched, self.memory.forgotten):
             changes.clear()
         return rows, dropped
 
     def snapshot(self) -> dict[str, str]:
         """All rows."""
-        rows = {OPEN + key: dump(incident) for key, incident in self._incidents.items()}
+        rows = {key: text for incident in self for key, text in dump(incident).items()}
         return rows | {SEEN + device: self.memory.dump(device) for device in self.memory}
 
     def restore(self, rows: Mapping[str, str], *, boot_id: str, now_us: int) -> list[str]:
         """Take up an earlier process's rows; gives back the keys of those that cannot be read."""
         self.now_us = now_us
         self._reading_until_us = now_us + READING_US
-        bad = []
-        for key, text in rows.items():
-            try:
-                self._load(key, text)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                bad.append(key)
+        incidents, bad = load(rows)
+        for incident in incidents:
+            self._incidents[incident.id] = incident
+            self._written.note(incident)
+        bad += self._restore_memory(rows)
         for incident in self:
             for known in (incident.boot_id, incident.quiet_in):
                 if known is not None and known not in (boot_id, *self._boots):
@@ -213,12 +218,11 @@ class Register:
 
         One that is followed already gets what is new of it.
         """
+        for found in load(rows)[0]:
+            if found.is_open:
+                self._take_over(found)
         for key, text in rows.items():
-            if key.startswith(OPEN):
-                found = load(text)
-                if found.is_open:
-                    self._take_over(found)
-            elif key.startswith(SEEN):
+            if key.startswith(SEEN):
                 self.memory.add(key.removeprefix(SEEN), text)
 
     def _take_over(self, found: Incident) -> None:
@@ -255,12 +259,17 @@ class Register:
                 return each
         return None
 
-    def _load(self, key: str, text: str) -> None:
-        if key.startswith(OPEN):
-            incident = load(text)
-            self._incidents[incident.id] = incident
-        elif not key.startswith(UNREAD):
-            self.memory.load(key.removeprefix(SEEN), text)
+    def _restore_memory(self, rows: Mapping[str, str]) -> list[str]:
+        """Remember what was saved of the devices; the keys of the rows that cannot be read."""
+        bad = []
+        for key, text in rows.items():
+            if key.startswith((OPEN, MEMBER, UNREAD)):
+                continue
+            try:
+                self.memory.load(key.removeprefix(SEEN), text)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                bad.append(key)
+        return bad
 
 
 def _due_us(incident: Incident) -> int:

@@ -62,13 +62,13 @@ class Rule:
 
     def ties(self, first: Member, second: Member) -> bool:
         """True when the rule holds for these two, in this order; their signs are known to fit it."""
-        if not self._shared(first, second):
+        early = first.first_us - second.first_us
+        late = second.first_us - first.last_us
+        if early > self.before_s * 1e6 or late > self.within_s * 1e6:
             return False
         if self.before_s == 0 and self.directed and not second.follows(first):
             return False
-        early = first.first_us - second.first_us
-        late = second.first_us - first.last_us
-        return early <= self.before_s * 1e6 and late <= self.within_s * 1e6
+        return self._shared(first, second)
 
     def _shared(self, first: Member, second: Member) -> bool:
         same_device = first.device == second.device

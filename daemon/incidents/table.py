@@ -74,10 +74,13 @@ class Incidents:
         news: list[Event] = []
         while waiting:
             self._speaking, event = fault, _ = waiting.popleft()
+            is_newest = fault.event is event
             self._look_at(fault, event)
             self._speaking = None
             home = fault.event.incident
-            news.append(event if event.incident == home else replace(event, incident=home))
+            if event.incident != home:
+                event = fault.event if is_newest else replace(event, incident=home)
+            news.append(event)
             waiting.extend(faults.take_published())
         return news + self._register.publish()
 

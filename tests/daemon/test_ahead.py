@@ -66,3 +66,13 @@ def test_of_too_many_the_last_ones_are_saved_the_first_one_first() -> None:
     lines.all = [ahead(n) for n in reversed(range(MOST + 10))]
     found = [each.stamp_us for each, _ in load(lines.saved.snapshot()[STATE_KEY])]
     assert found == [1_031_000 + n for n in range(10, MOST + 10)]
+
+
+def test_lines_that_stay_are_saved_beside_one_that_comes_and_one_that_changes() -> None:
+    lines = Lines()
+    for n in range(3):
+        lines.all.insert(0, ahead(n))
+        lines.led[lines.all[-1].line] = Led(f"ev_{n}", is_proved=False)  # the first one leads elsewhere
+        saved = load(lines.saved.snapshot()[STATE_KEY])
+        assert [each.stamp_us for each, _ in saved] == [each.stamp_us for each in reversed(lines.all)]
+        assert [led for _, led in saved] == [lines.led.get(each.line) for each in reversed(lines.all)]

@@ -222,6 +222,13 @@ class TestTheSameFaultAgain:
         assert worse.severity.rank > first.severity.rank
         assert worse.count == 2
 
+    def test_a_fault_that_has_fallen_silent_leaves_memory_though_nothing_else_is_due(self) -> None:
+        heard = Heard()
+        for number in range(100):
+            heard.say(mmu(1000 + number), number * 60 * SECOND)
+        open_faults = [key for key in heard.pipeline.snapshot().faults if key.startswith("ev_")]
+        assert len(open_faults) <= 17
+
 
 class TestHolding:
     def test_an_opening_line_inside_the_gap_is_held_and_counted_as_a_repeat_if_the_pid_is_equal(self) -> None:

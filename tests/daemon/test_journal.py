@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from daemon import journal
-from daemon.event import Kind, Severity
+from daemon.event import Item, Kind, Severity
 from daemon.filter import EVERYTHING, EventFilter
 from daemon.journal import Change, Journal
 from daemon.journal_file import FILE_NAME
 from daemon.page import Missed
+from daemon.reader import Reader
 from daemon.retention import Retention
 from probes.errors import UserError
 from probes.line import ResumePoint
@@ -272,6 +273,8 @@ FILTERS = [
     EventFilter.parse(gpu=["0000:01:00.0", "2"]),
     EventFilter.parse(gpu=["GPU-00000003"]),
     EventFilter.parse("warning", ["31"], ["xid"], ["0", "1"]),
+    EventFilter.parse("critical", kind=["gap"], gpu=["2"]),
+    EventFilter.parse("fatal", kind=["gap", "xid"]),
 ]
 
 
@@ -292,6 +295,39 @@ def test_the_journal_filters_exactly_as_memory_does(tmp_path: Path, match: Event
     with journal.read_only(tmp_path) as reader:
         assert reader.page(0, 1000, match).items == [one for one in items if match.matches(one.event)]
         assert reader.page(0, 1000, match).next_cursor == len(items)
+
+
+def steps_of(state_dir: Path, match: EventFilter) -> int:
+    """What a question costs: instructions of SQLite's machine, in hundreds."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with closing(Journal.open(state_dir)) as opened:
+        opened.db.set_progress_handler(count, 100)
+        Reader(opened.db).last(10, match)
+    return steps
+
+
+@pytest.mark.parametrize("match", [EventFilter.parse("critical"), EventFilter.parse(kind=["incident"])])
+def test_a_question_for_few_items_does_not_read_the_others(tmp_path: Path, match: EventFilter) -> None:
+    few = event(1, severity=Severity.FATAL), replace(event(2), kind=Kind.INCIDENT)
+    keep(tmp_path, Change([Item.of(each, of, stored=True) for each, of in enumerate(few, 1)]))
+    before = steps_of(tmp_path, match)
+    keep(tmp_path, Change([item(cursor) for cursor in range(3, 2_003)]))
+    assert steps_of(tmp_path, match) <= before + 1
+    assert steps_of(tmp_path, EventFilter.parse(code=["1"])) > before + 20  # the measure does measure
+
+
+def test_looking_for_aged_items_does_not_read_the_others(tmp_path: Path) -> None:
+    with closing(Journal.open(tmp_path)) as opened:
+        opened.commit(Change([item(cursor) for cursor in range(1, 2_001)]))
+        steps: list[None] = []
+        opened.db.set_progress_handler(lambda: steps.append(None), 100)
+        assert Retention(age_s=3600).delete_aged(opened) == []
+    assert len(steps) <= 1
 
 
 def test_an_item_kept_while_the_clock_stood_in_1970_does_not_look_old(
