@@ -17,6 +17,8 @@ import pytest
 from tests.support.bad_input import fault, is_one_sentence
 from tests.support.command import Result, running, xidwatch
 from tests.support.daemon import ROOT, Daemon, clean_environment, free_port
+from tests.support.fault_lab import Happened
+from tests.support.fault_lab import fault as broken
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -92,8 +94,13 @@ def test_a_socket_that_a_killed_daemon_left_behind_is_taken_over(
 
 
 @pytest.mark.slow
+@broken(
+    "two daemons on one state directory, neither of which goes away",
+    promise=4,
+    promised="the second one waits 30 s, names the process that holds it, and ends with code 2",
+)
 def test_a_second_daemon_on_the_state_directory_waits_and_then_gives_up(
-    running_daemon: Daemon, tmp_path: Path
+    running_daemon: Daemon, tmp_path: Path, happened: Happened
 ) -> None:
     daemon = running_daemon
     arguments = ("--listen", f"127.0.0.1:{free_port()}", "--socket", str(tmp_path / "s2"))
@@ -104,6 +111,7 @@ def test_a_second_daemon_on_the_state_directory_waits_and_then_gives_up(
         result = Result(code, second.text(), second.text("err"))
     assert f"in use by process {daemon.pid}" in refusal(result)
     assert daemon.get("/readyz")[0] == 200
+    happened("refused in one sentence with the pid; the first one hears as before")
 
 
 def test_a_corrupt_journal_is_set_aside_and_status_says_so(tmp_path: Path, kernel_log: FakeKernelLog) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.readers import Follower, everything_kept
 from tests.support.waiting import DEADLINE_S, wait_for
@@ -95,8 +96,13 @@ def kept_faults(daemon: Daemon) -> list[dict[str, Any]]:
     return faults(everything_kept(daemon))
 
 
+@fault(
+    "the disk is full to its last byte, then has space again",
+    promise=3,
+    promised="the push goes on, status says why nothing is stored; then all is stored",
+)
 def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_is_space_again(
-    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack, happened: Happened
 ) -> None:
     mounted(mounts, tmp_path / "state", "-t", "tmpfs", "-o", "size=2m", "none")
     daemon = Daemon(tmp_path, kmsg=kernel_log.path)
@@ -128,10 +134,16 @@ def test_a_full_disk_does_not_hold_back_the_push_and_nothing_is_lost_when_there_
     finally:
         daemon.stop()
     assert "Traceback" not in daemon.log.read_text()
+    happened("40 faults told on a full disk; all 41 are kept, also by the journal that a kill left")
 
 
+@fault(
+    "the file system becomes read-only under a running daemon, as after an error of the disk",
+    promise=3,
+    promised="the push goes on, status says what is not stored; it ends in order",
+)
 def test_a_disk_that_becomes_read_only_does_not_hold_back_the_push(
-    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack
+    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack, happened: Happened
 ) -> None:
     image, state = tmp_path / "disk", tmp_path / "state"
     with image.open("wb") as file:
@@ -160,11 +172,21 @@ def test_a_disk_that_becomes_read_only_does_not_hold_back_the_push(
     finally:
         assert daemon.stop() == 0
     assert "Traceback" not in daemon.log.read_text()
+    happened("three faults told as not stored, and counted as such in status")
 
 
 @pytest.mark.parametrize("ended", [Daemon.stop, Daemon.kill])
+@fault(
+    "the disk is read-only when the daemon starts, and becomes writable later",
+    promise=2,
+    promised="what is kept is served, the push goes on, status says why; then all is stored",
+)
 def test_a_disk_that_is_read_only_from_the_start_is_read_and_does_not_hold_back_the_push(
-    tmp_path: Path, kernel_log: FakeKernelLog, mounts: ExitStack, ended: Callable[[Daemon], object]
+    tmp_path: Path,
+    kernel_log: FakeKernelLog,
+    mounts: ExitStack,
+    ended: Callable[[Daemon], object],
+    happened: Happened,
 ) -> None:
     mounted(mounts, tmp_path / "state", "-t", "tmpfs", "none")
     # Not all fit into memory: the first ones have to be read from the read-only disk. Without readings no
@@ -201,6 +223,9 @@ def test_a_disk_that_is_read_only_from_the_start_is_read_and_does_not_hold_back_
     finally:
         daemon.stop()
     assert "Traceback" not in daemon.log.read_text()
+    happened(
+        f"after an end by {ended.__name__}: all 100 faults served from the disk, the next one told and kept"
+    )
 
 
 def test_an_empty_disk_that_is_read_only_does_not_hold_back_the_push(
@@ -218,8 +243,13 @@ def test_an_empty_disk_that_is_read_only_does_not_hold_back_the_push(
     assert "Traceback" not in daemon.log.read_text()
 
 
+@fault(
+    "the state directory is deleted while the daemon is down",
+    promise=2,
+    promised="whoever comes with an older cursor is told once what he missed",
+)
 def test_a_reader_whose_journal_was_removed_is_told_that_it_missed_events(
-    tmp_path: Path, kernel_log: FakeKernelLog
+    tmp_path: Path, kernel_log: FakeKernelLog, happened: Happened
 ) -> None:
     daemon = Daemon(tmp_path, kmsg=kernel_log.path)
     try:
@@ -243,3 +273,4 @@ def test_a_reader_whose_journal_was_removed_is_told_that_it_missed_events(
         assert (missed, pids(items)) == ({"missed": page["missed"]}, [3])
     finally:
         daemon.stop()
+    happened("told once, as a range of cursors; the next fault came behind it")

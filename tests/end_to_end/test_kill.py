@@ -1,7 +1,7 @@
 """kill -9 at random moments while lines are written: nothing lost, nothing doubled, cursors growing.
 
-XIDWATCH_KILLS sets how often each test kills (default 10). A failing run names its seed;
-XIDWATCH_SEED repeats its moments.
+XIDWATCH_KILLS sets how often each test kills (default 10, 100 under XIDWATCH_LONG). A failing run names
+its seed; XIDWATCH_SEED repeats its moments.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import pytest
 
 from tests.support import real_kernel_log
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault, rounds
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.readers import Follower, Item, PageReader, everything_kept
 from tests.support.stream_promises import check_read_everything, check_read_in_order
 from tests.support.waiting import DEADLINE_S, wait_for
 
-KILLS = int(os.environ.get("XIDWATCH_KILLS", "10"))
+KILLS = int(os.environ.get("XIDWATCH_KILLS", rounds(short=10, long=100)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +263,13 @@ def check_counts(kept: list[Item], writer: Writer) -> set[int]:
 
 @pytest.mark.kmsg
 @pytest.mark.slow
+@fault(
+    "kill -9 of the whole daemon at random moments, while it reads the machine's own kernel log",
+    promise=1,
+    promised="no fault lost, none told twice, cursors growing, no reader misses anything",
+)
 def test_killed_again_and_again_it_loses_and_doubles_nothing_of_the_real_log(
-    tmp_path: Path, rng: random.Random
+    tmp_path: Path, rng: random.Random, happened: Happened
 ) -> None:
     real_kernel_log.skip_unless_usable()
     daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills"])
@@ -279,11 +285,17 @@ def test_killed_again_and_again_it_loses_and_doubles_nothing_of_the_real_log(
         every = Counter((w.pci, w.code, w.pid) for w in writer.written)
         wanted = Counter((w.pci, w.code, w.pid) for w in writer.written if not lost.issuperset(w.seqs))
         assert wanted <= heard <= every
+    happened(f"{KILLS} kills, {len(writer.written)} faults: each counted once; two readers had them all")
 
 
 @pytest.mark.slow
+@fault(
+    "kill -9 of the whole daemon at random moments, where the log cannot be read twice",
+    promise=2,
+    promised="what was read and not stored is named, record by record; all else is counted once",
+)
 def test_killed_again_and_again_what_a_fifo_cannot_give_twice_is_named_as_lost(
-    tmp_path: Path, kernel_log: FakeKernelLog, rng: random.Random
+    tmp_path: Path, kernel_log: FakeKernelLog, rng: random.Random, happened: Happened
 ) -> None:
     daemon = Daemon(tmp_path, kmsg=kernel_log.path)
     writer = KernelWriter(kernel_log)
@@ -303,3 +315,4 @@ def test_killed_again_and_again_what_a_fifo_cannot_give_twice_is_named_as_lost(
         if event["process"] is not None:
             heard[event["gpu"]["pci"], event["code"], event["process"]["pid"]] += event["count"]
     assert heard == Counter((w.pci, w.code, w.pid) for w in writer.written if w.seqs[-1] not in lost)
+    happened(f"{KILLS} kills, {len(writer.written)} faults, {len(lost)} lost records named, each once")
