@@ -28,6 +28,7 @@ MOST_PROCESSES: Final = 16
 """Of all GPUs together, in a summary; at least one of each GPU."""
 
 _INVENTED: Final = "invented, like its GPU"
+_KINDS: Final = ("compute", "graphics")
 _ID_CHARS: Final = 12
 """Of a container id in the text, as container runtimes print it."""
 
@@ -109,10 +110,10 @@ class GpuProcessesTool:
             yield f"{_count(total)} on {where} of {self._services.node}."
         if unlisted:
             yield f"The processes of {counted(unlisted)} of {self._services.node} could NOT be listed."
-        paragraphs = [_paragraph(gpu, looked, full=full) for gpu in gpus if looked.used[gpu.pci] != ()]
+        unused = [gpu for gpu in gpus if looked.used[gpu.pci] == () and not _not_listed(gpu)]
+        paragraphs = [_paragraph(gpu, looked, full=full) for gpu in gpus if gpu not in unused]
         room = TEXT_TOKENS * (4 if full else 1)
         yield from fitting(paragraphs, room, "{} more: see the structured content.")
-        unused = [gpu for gpu in gpus if looked.used[gpu.pci] == ()]
         if in_whole := [gpu for gpu in unused if not looked.asked_of(gpu)]:
             yield f"No process on {listed(in_whole)}."
         for gpu in unused:
@@ -203,11 +204,18 @@ def _paragraph(gpu: GpuLook, looked: _Looked, *, full: bool) -> str:
         return f"- {label(gpu)}: processes UNKNOWN: {why}."
     instances = looked.asked_of(gpu)
     only = f" in {_instances(instances)}" if instances else ""
-    lines = [f"- {label(gpu)}: {_count(len(every))}{only}"]
+    lines = [f"- {label(gpu)}: {_count(len(every))}{only}{_not_listed(gpu)}"]
     lines += [f"  {_line(process, looked.facts.get(process.pid), full=full)}" for process in shown]
     if len(shown) < len(every):
         lines.append(f"  and {len(every) - len(shown)} with less memory: detail=full")
     return "\n".join(lines)
+
+
+def _not_listed(gpu: GpuLook) -> str:
+    """The driver keeps two lists; one that cannot be read is not an empty one."""
+    unread = gpu.reading.processes.unread if gpu.reading.processes is not None else {}
+    unknown = [f"{kind} processes UNKNOWN: {unread[kind]}" for kind in _KINDS if kind in unread]
+    return f"; {'; '.join(unknown)}" if unknown else ""
 
 
 def _line(process: GpuProcess, facts: ProcessFacts | None, *, full: bool) -> str:

@@ -20,6 +20,10 @@ DEFAULT_PATH = Path("/dev/kmsg")
 _DEVICE = os.makedev(1, 11)  # Documentation/admin-guide/devices.txt
 
 
+class NotTheLogError(OSError):
+    """Something else stands where the kernel log should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenLog:
     """A kernel log opened for reading without blocking."""
@@ -41,7 +45,8 @@ def open_log(path: Path) -> OpenLog:
     """Open /dev/kmsg at its oldest record, or a FIFO that carries such records in packet mode.
 
     Raises UserError for a path that can never be a kernel log, and OSError where the log is there
-    but refused, or /dev/kmsg itself is missing: states that `refusal` explains.
+    but refused, or /dev/kmsg itself is missing or something else, as container runtimes mask files with
+    /dev/null: states that `refusal` explains.
     """
     try:
         status = path.stat()
@@ -52,6 +57,8 @@ def open_log(path: Path) -> OpenLog:
     common = os.O_NONBLOCK | os.O_CLOEXEC
     if is_kernel_log(status):
         return OpenLog(os.open(path, os.O_RDONLY | common), is_device=True)
+    if path == DEFAULT_PATH:
+        raise NotTheLogError
     if stat.S_ISFIFO(status.st_mode):
         # Holding a writing end too, the reader never sees the end of file when a writer leaves.
         return OpenLog(os.open(path, os.O_RDWR | common), is_device=False)
@@ -69,7 +76,9 @@ def is_kernel_log(status: os.stat_result) -> bool:
 def refusal(error: OSError, path: Path, access: LogAccess) -> Refusal:
     """Why opening `path` ended in `error`, for this process with this `access`."""
     if error.errno == errno.ENOENT:
-        return _missing(path, access)
+        return _missing(path, access, "does not exist")
+    if isinstance(error, NotTheLogError):
+        return _missing(path, access, "is not the kernel log device (char 1:11)")
     if error.errno not in (errno.EPERM, errno.EACCES):
         return Refusal(f"cannot read {path}: {(error.strerror or str(error)).lower()}", None)
     passes_file_checks = os.access(path, os.R_OK, effective_ids=True)
@@ -80,7 +89,7 @@ def refusal(error: OSError, path: Path, access: LogAccess) -> Refusal:
     return _driver_refused(path, access)
 
 
-def _missing(path: Path, access: LogAccess) -> Refusal:
+def _missing(path: Path, access: LogAccess, what: str) -> Refusal:
     match access.container:
         case None:
             hint = f"create it with: mknod -m 644 {path} c 1 11 (it needs a kernel with CONFIG_PRINTK)"
@@ -88,7 +97,7 @@ def _missing(path: Path, access: LogAccess) -> Refusal:
             hint = f"mount the host's {path} as a hostPath volume and run the pod privileged as user 0"
         case _:
             hint = f"start the container with --device {path} --cap-add SYSLOG"
-    return Refusal(f"{path} does not exist{_inside(access)}", hint)
+    return Refusal(f"{path} {what}{_inside(access)}", hint)
 
 
 def _file_permission(path: Path, access: LogAccess, passes_file_checks: bool) -> Refusal:

@@ -154,8 +154,14 @@ def _parse(body: bytes) -> Message:
                 return Request(id, operation, gpu, given)
             case {"id": int(id), "data": dict(data), "took_us": int(took_us)}:
                 return Done(id, data, took_us)
-            case {"id": int(id), "trouble": str(name), "reason": str(reason), "call": call, "code": code}:
+            case {
+                "id": int(id),
+                "trouble": str(name),
+                "reason": str(reason),
+                "call": str() | None as call,
+                "code": int() | None as code,
+            }:
                 return Failed(id, Trouble(name), reason, call, code)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a message: {error}") from None
     raise ProtocolError("a message of no known form")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,26 +39,29 @@ def processes(fleet: Fleet, era: str = "legacy", **arguments: Any) -> tuple[dict
 class Real(MockSource):
     """One GPU, said to be real, that these processes use."""
 
-    def __init__(self, using: Sequence[GpuProcess]) -> None:
+    def __init__(self, using: Sequence[GpuProcess], unread: Mapping[str, str]) -> None:
         super().__init__(MockFleet(parse("[[gpu]]")))
-        self._using = tuple(using)
+        self._listed = Processes(processes=tuple(using), unread=unread)
 
     async def processes(self, gpus: Sequence[str] | None = None, *, insist: bool = False) -> Sweep:
         sweep = await super().processes(gpus)
         (gpu,) = sweep.gpus
-        using = replace(gpu, processes=Processes(processes=self._using))
+        using = replace(gpu, processes=self._listed)
         return Sweep(replace(sweep.state, mock=False, reason=None), (using,))
 
 
-def answer(using: Sequence[GpuProcess], **arguments: Any) -> tuple[dict[str, Any], str]:
-    """What the tool says of a GPU that these use, on a machine where it sees every process."""
+def answer(
+    using: Sequence[GpuProcess], unread: Mapping[str, str] | None = None, **arguments: Any
+) -> tuple[dict[str, Any], str]:
+    """What the tool says of a GPU that these use, on a machine where it sees every process. `unread`: lists
+    that the driver did not give, and why."""
 
     async def main() -> tuple[dict[str, Any], str]:
         async def no_events() -> Sequence[Any]:
             return ()
 
         with gpu_fleet("[[gpu]]") as fleet:
-            watch = GpuWatch(Real(using), recent_events=no_events, wall_us=lambda: 1)
+            watch = GpuWatch(Real(using, unread or {}), recent_events=no_events, wall_us=lambda: 1)
             services: Services = replace(
                 fleet.served.services, watch=watch, processes=ProcessReader(host_pids=True)
             )
@@ -171,3 +174,9 @@ def test_a_summary_of_many_processes_is_bounded() -> None:
     data, _ = answer(many)
     assert len(data["gpus"][0]["processes"]) == MOST_PROCESSES
     assert data["gpus"][0]["processes_left_out"] == 500 - MOST_PROCESSES
+
+
+def test_a_list_that_the_driver_did_not_give_is_named_beside_the_one_that_it_gave() -> None:
+    data, text = answer((), {"compute": "no permission"})
+    assert data["gpus"][0]["unread"] == {"compute": "no permission"}
+    assert "compute processes UNKNOWN: no permission" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from probes.kernel import Capability, LogAccess
-from probes.kmsg_access import refusal
+from probes.kmsg_access import NotTheLogError, refusal
 
 REPOSITORY = Path(__file__).parents[2]
 NODE = LogAccess(
@@ -122,6 +122,12 @@ def test_a_missing_device_is_explained_where_it_is_missing(container: str | None
     why = refusal(error, Path("/dev/kmsg"), with_facts(container=container))
     assert why.reason.startswith("/dev/kmsg does not exist")
     assert hint in (why.hint or "")
+
+
+def test_something_else_in_the_place_of_the_device_is_explained_as_a_missing_one() -> None:
+    why = refusal(NotTheLogError(), Path("/dev/kmsg"), with_facts(container="docker"))
+    assert why.reason == "/dev/kmsg is not the kernel log device (char 1:11) in this docker container"
+    assert "--device" in (why.hint or "")
 
 
 def test_file_permissions_are_named_with_mode_and_owner(tmp_path: Path) -> None:

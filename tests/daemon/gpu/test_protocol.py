@@ -57,6 +57,9 @@ def test_messages_survive_the_socket_however_it_cuts_them(messages: list[Message
         b'{"id": 1, "operation": "x", "gpu": 3, "arguments": {}}',
         b'{"id": 1, "data": [], "took_us": 1}',
         b'{"id": 1, "trouble": "unheard of", "reason": "", "call": null, "code": null}',
+        b'{"id": 1, "trouble": "hung", "reason": "", "call": 7, "code": null}',
+        b'{"id": 1, "trouble": "hung", "reason": "", "call": null, "code": "9"}',
+        b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
