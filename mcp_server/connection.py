@@ -11,6 +11,7 @@ Over TLS the scope of a request holds the ASGI TLS extension, with the name of t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any, Final
@@ -56,6 +57,16 @@ class HttpConnection(H11Protocol):
         """A request is answered; another one may follow."""
         super().on_response_complete()
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP: say so where an answer may still be given, and close. A request that it came
+        with gets no other one. (In uvicorn each of the two attempts would end in a traceback.)"""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer has begun; one to HEAD holds no text
+            super().send_400_response(msg)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""

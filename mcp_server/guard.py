@@ -8,6 +8,8 @@
   one of `--allowed-origins`. 403 otherwise.
 * `/healthz`, `/readyz` and `/metrics` take any name: kubelet and Prometheus ask by pod address. Whether
   they want a token is for `door` to say.
+* A request whose length is told twice, by Content-Length and by Transfer-Encoding, is refused and its
+  connection closed (RFC 9112, 6.1): a proxy in front may have taken its end to be elsewhere.
 * Every answer carries a Date and headers that keep browsers from sniffing, framing or caching it.
   uvicorn refreshes its own Date header from a timer, which would wake an idle daemon.
 """
@@ -103,7 +105,13 @@ class Guard:
                 headers["date"] = formatdate(time.time(), usegmt=True)
             await send(message)
 
-        refused = self._refused(scope["path"], Headers(scope=scope))
+        headers = Headers(scope=scope)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            answer = refusal(_TWO_LENGTHS)
+            answer.headers["connection"] = "close"
+            await answer(scope, receive, stamped)
+            return
+        refused = self._refused(scope["path"], headers)
         if refused is None:
             await self._app(scope, receive, stamped)
         else:
@@ -123,6 +131,11 @@ class Guard:
             error = UserError(f"pages from {quoted(origin)} may not read this daemon", hint=hint)
             return Reason.ORIGIN, error, 403
         return None
+
+
+_TWO_LENGTHS: Final = UserError(
+    "a request with a Content-Length and a Transfer-Encoding is not taken", hint="send one of them"
+)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

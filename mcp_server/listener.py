@@ -2,8 +2,9 @@
 
 * **Idle is idle.** uvicorn's main loop wakes ten times a second to see whether it should exit and
   to refresh its Date header. Here it waits for an event, and `guard` writes the Date.
-* **SIGTERM and SIGINT end the process with code 0.** uvicorn raises the signal again once it has
-  stopped, which ends as 143 or in a KeyboardInterrupt.
+* **SIGTERM, SIGINT and SIGHUP end the process with code 0.** uvicorn raises the signal again once it has
+  stopped, which ends as 143 or in a KeyboardInterrupt. A second one cuts what is still open; once nothing is,
+  it changes nothing: the rest of the process closes in order.
 * **Nothing outlives a second.** `on_stop` closes the event stream, which ends every reader, every
   waiting tool and (in `app`) every MCP session; connections that are still open after 0.6 s,
   because their client does not read, are cut.
@@ -11,6 +12,7 @@
 * **Nobody takes every connection, nor every turn.** They are shared by address, and those that only wait make
   room (see `room`); no more than a few are accepted before the readers of events have their turn again.
 * **HTTPS where it is asked for** (see `tls`).
+* **Connections never take every descriptor** (see `descriptors` and `acceptor`).
 * **A stalled client is cut.** Nothing above TCP bounds a write to a client that stopped reading,
   so the kernel does: accepted sockets inherit TCP_USER_TIMEOUT (5 s) from the listening one.
 """
@@ -22,8 +24,6 @@ import contextlib
 import errno
 import gc
 import logging
-import resource
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +33,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from daemon.config import Address
+from mcp_server import signals
+from mcp_server.acceptor import Acceptor
 from mcp_server.connection import Entrances
+from mcp_server.descriptors import for_http, open_files
 from mcp_server.room import Room
 from mcp_server.sse_watcher import no_watcher
 from mcp_server.tls import Tls
@@ -56,12 +59,6 @@ ACCEPTED_AT_ONCE: Final = 16
 """Connections that are accepted in one turn of the event loop, before others have theirs."""
 KEPT_BY_KERNEL: Final = 1_024
 """Connections that wait to be accepted."""
-OPEN_FILES: Final = 16_384
-"""Soft limit of open files to ask for: the usual 1,024 would be used up by as many subscribers."""
-
-OTHER_FILES: Final = 2_048
-"""Open files that are no HTTP connections: the unix socket's, the journal's, the probes'."""
-
 GC_THRESHOLDS: Final = (10_000, 20, 100)
 """With Python's own (700, 10, 10) a full collection falls into the service every few seconds, and with
 1,000 subscribers it takes 0.2 s, in which no event goes out. What has to be collected dies young."""
@@ -114,7 +111,9 @@ class Listener(uvicorn.Server):
     ) -> None:
         """`tls`: None for plain HTTP."""
         self.room = Room(
-            _connections_for(_open_files()), always=CONNECTIONS_ALWAYS, waiting=MAX_WAITING_CONNECTIONS
+            for_http(open_files(), MAX_CONNECTIONS),
+            always=CONNECTIONS_ALWAYS,
+            waiting=MAX_WAITING_CONNECTIONS,
         )
         super().__init__(
             uvicorn.Config(
@@ -140,7 +139,7 @@ class Listener(uvicorn.Server):
         self._stopping = asyncio.Event()
 
     async def run_until_stopped(self) -> None:
-        """Serve until `stop`, SIGTERM or SIGINT (when run in the main thread), then end every stream."""
+        """Serve until `stop` or a signal (when run in the main thread), then end every stream."""
         # The imports leave half a million objects behind. Out of the collector's sight they no
         # longer cost a tool call tens of milliseconds when a full collection falls into it.
         gc.collect()
@@ -151,15 +150,23 @@ class Listener(uvicorn.Server):
 
     def stop(self) -> None:
         """Begin to stop. From the event loop's thread; asking twice cuts open connections at once."""
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            # Not uvicorn's `force_exit`: that leaves the application without its own end.
+            self.room.end_all()
         self.should_exit = True
         self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen."""
-        await super().startup(sockets)
-        # asyncio takes one number for what it accepts in a turn and for what the kernel keeps meanwhile.
-        self._bound.listen(KEPT_BY_KERNEL)
+        await super().startup([])
+        # uvicorn closes what it finds here and asks nothing else of it.
+        self.servers = [Acceptor(self._bound, self._new_connection, at_once=self.config.backlog)]  # type: ignore[list-item]  # it is closed like one
+
+    def _new_connection(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn does
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
     async def main_loop(self) -> None:
         """Wait until asked to stop (uvicorn: look ten times a second)."""
@@ -180,31 +187,20 @@ class Listener(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT stop the server while the block runs."""
+        """Let the signals stop the server while the block runs, and do nothing after it."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
+        ending = signals.ending()
+        for number in ending:
             loop.add_signal_handler(number, self.stop)
         try:
             yield
         finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+            for number in ending:
+                loop.add_signal_handler(number, _is_ending)
 
 
-def _open_files() -> int:
-    """Raise the soft limit of open files as far as is wanted and allowed; what it is then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
-
-
-def _connections_for(open_files: int) -> int:
-    """Room for connections, of which there can be twice as many, beside what else is open."""
-    return max(CONNECTIONS_ALWAYS, min(MAX_CONNECTIONS, (open_files - OTHER_FILES) // 2))
+def _is_ending() -> None:
+    """Asked to end by one more signal while the end is under way."""

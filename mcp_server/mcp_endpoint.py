@@ -44,6 +44,7 @@ from mcp_server.refused import Reason, RefusedError
 from mcp_server.replies import refusal
 from mcp_server.rpc import (
     TOO_MANY,
+    BadIdError,
     BadMessageError,
     http_error,
     in_flight_room,
@@ -224,15 +225,16 @@ class McpEndpoint:
         self, state: SessionState, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """A message to a session. The request in it is under way until the session has answered it."""
-        request_id = _request_id(body)
-        if request_id is None:
-            await self._sessions.handle_request(scope, receive, send)
-            return
         try:
-            state.in_flight.begin(request_id, len(body))
+            request_id = _request_id(body)
+            if request_id is not None:
+                state.in_flight.begin(request_id, len(body))
         except BadMessageError as bad:
             status = 429 if bad.answer.error.code == TOO_MANY else 400
             await Response(to_json(bad.answer), status, media_type="application/json")(scope, receive, send)
+            return
+        if request_id is None:
+            await self._sessions.handle_request(scope, receive, send)
             return
         taken = False
 
@@ -373,9 +375,12 @@ def _message(body: bytes) -> object:
 
 
 def _request_id(body: bytes) -> types.RequestId | None:
-    """The id of what the SDK takes for a request; None for everything else."""
+    """The id of what the SDK takes for a request; None for everything else. Raises BadIdError for what was
+    meant as one."""
     try:
         message = parse_message(body)
+    except BadIdError:
+        raise
     except BadMessageError:
         return None
     return message.id if isinstance(message, types.JSONRPCRequest) else None

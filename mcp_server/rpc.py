@@ -1,7 +1,7 @@
 """JSON-RPC messages from outside: reading them, refusing them, and the requests that are under way.
 
 What cannot be read is answered as JSON-RPC 2.0 says: -32700 for what is not JSON, -32600 for JSON
-that is no message, with the id of the request where one can be made out.
+that is no message, with the id of the request where one can be made out and sent back.
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ class BadMessageError(Exception):
         self.answer = error_message(code, message, request_id)
 
 
+class BadIdError(BadMessageError):
+    """A request whose id is neither a string nor a whole number."""
+
+
 def error_message(code: int, message: str, request_id: types.RequestId | None = None) -> types.JSONRPCError:
     """A JSON-RPC error; without an id it answers nothing in particular."""
     return types.JSONRPCError(jsonrpc="2.0", id=request_id, error=types.ErrorData(code=code, message=message))
@@ -53,9 +57,22 @@ def to_json(message: Message) -> str:
 def parse_message(data: bytes) -> Message:
     """The message in `data`. Raises BadMessageError."""
     try:
-        return types.jsonrpc_message_adapter.validate_json(data, by_name=False)
+        message = types.jsonrpc_message_adapter.validate_json(data, by_name=False)
     except ValueError:  # pydantic's ValidationError is one
         raise _why_not(data) from None
+    if isinstance(message, types.JSONRPCNotification) and _wants_an_answer(message, data):
+        raise BadIdError(types.INVALID_REQUEST, "Invalid request: an id is a string or a whole number")
+    return message
+
+
+def _wants_an_answer(message: types.JSONRPCNotification, data: bytes) -> bool:
+    """True for a request whose id is none: the SDK takes it for a notification, and nobody would ever answer.
+
+    A notification that carries an id, as some clients write `"id": null`, stays one.
+    """
+    if message.method.startswith("notifications/") or b'"id"' not in data:
+        return False
+    return "id" in json.loads(data)
 
 
 def _why_not(data: bytes) -> BadMessageError:
@@ -70,11 +87,15 @@ def _why_not(data: bytes) -> BadMessageError:
 
 
 def request_id_of(value: object) -> types.RequestId | None:
-    """The id of what looks like a request; None for everything else."""
+    """The id of what looks like a request; None for everything else, and for an id that cannot be sent back:
+    it is too long, or holds half a surrogate pair, which UTF-8 has no bytes for."""
     if not isinstance(value, dict) or "method" not in value:
         return None
     found = value.get("id")
-    return found if isinstance(found, int | str) and not isinstance(found, bool) else None
+    if not isinstance(found, int | str) or isinstance(found, bool):
+        return None
+    text = str(found)
+    return found if len(text) <= MAX_ID_LENGTH and text.encode(errors="ignore").decode() == text else None
 
 
 def http_error(status: int, code: int, message: str, request_id: types.RequestId | None = None) -> Response:

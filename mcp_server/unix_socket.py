@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Final
 
 from mcp_server import socket_file
+from mcp_server.acceptor import Acceptor
 from mcp_server.client import CLIENT
+from mcp_server.descriptors import for_socket, open_files
 from mcp_server.hello import Channel, WantEvents, WantMcp, WantReleaseDriver, WantStatus, parse_hello
 from mcp_server.identity import IDENTITY, Scope
 from mcp_server.lines import LINE_LIMIT, LineReader, LineTooLongError, LineTooSlowError
@@ -44,6 +46,8 @@ log = logging.getLogger(__name__)
 MAX_CONNECTIONS: Final = 512
 """Room for connections, shared by process; whoever gets none is answered with an error line."""
 CONNECTIONS_ALWAYS: Final = 4
+ACCEPTED_AT_ONCE: Final = 16
+"""Connections that are accepted in one turn of the event loop, before others have theirs."""
 FIRST_LINE_S: Final = 10.0
 """A client that has not said by then what it wants is let go."""
 BUFFER_BYTES: Final = 64 * 1024
@@ -71,7 +75,7 @@ async def unix_socket(
     """
     file = socket_file.bind(path)
     clients = _Clients(services, servers, let_go_of_driver)
-    listening = await asyncio.start_unix_server(clients.serve, sock=file.bound, limit=BUFFER_BYTES)
+    listening = Acceptor(file.bound, clients.new, at_once=ACCEPTED_AT_ONCE)
     try:
         yield listening.close
     finally:
@@ -88,8 +92,12 @@ class _Clients:
         self._servers = servers
         self._let_go_of_driver = let_go_of_driver or _holds_nothing
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._by_process = Quota(MAX_CONNECTIONS, always=CONNECTIONS_ALWAYS)
+        self._by_process = Quota(for_socket(open_files(), MAX_CONNECTIONS), always=CONNECTIONS_ALWAYS)
         self._in_flight = in_flight_room()
+
+    def new(self) -> asyncio.Protocol:
+        """The protocol of a new connection."""
+        return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=BUFFER_BYTES), self.serve)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its first line to its end."""

@@ -83,8 +83,11 @@ def _client_path(options: argparse.Namespace, name: str) -> Path | None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from mcp_server.signals import ending
+
     # The imports take a second or two, in which there is nothing yet to close.
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+    for number in ending():
+        signal.signal(number, lambda number, frame: os._exit(0))
     config = _config(options)  # a mistyped flag is told before a second of imports
     from xidwatch import serve
 

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from daemon.config import Address, Config, EbpfLoader, Mode
 from daemon.lock import StateLock
 from daemon.status import StatusReport, unavailable
+from mcp_server import signals
 from mcp_server.access import Access
 from mcp_server.app import build_app
 from mcp_server.hello import Channel
@@ -78,7 +78,10 @@ class _Ready:
 
 
 def run(config: Config) -> NoReturn:
-    """Serve with these settings until SIGTERM or SIGINT, then end the process (code 0). Raises UserError."""
+    """Serve with these settings until a signal asks for the end, then end the process (code 0).
+
+    Raises UserError.
+    """
     logs.set_up(config.log_level, config.log_format)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     ready = _Ready.of(config)
@@ -87,30 +90,42 @@ def run(config: Config) -> NoReturn:
         log.info("gave up %s: they were for loading eBPF programs", " and ".join(given_up.capabilities))
     elif given_up.why_kept:
         log.debug("capabilities to load eBPF programs are kept: %s", given_up.why_kept)
-    with contextlib.suppress(asyncio.CancelledError):  # SIGTERM before it served
-        asyncio.run(_serve(ready))
+    asyncio.run(_serve_and_end(ready))
+
+
+async def _serve_and_end(ready: _Ready) -> NoReturn:
+    with contextlib.suppress(asyncio.CancelledError):  # asked to end before it served
+        await _serve(ready)
     _end_process()
 
 
 def _end_process() -> NoReturn:
-    """End now: everything is stored and closed. With a thousand sessions the interpreter would take another
-    half second to take its objects apart."""
+    """End now, while signals are still taken: everything is stored and closed. With a thousand sessions the
+    interpreter would take another half second to take its objects apart, and a thread that hangs for ever."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
-def _end_on_sigterm() -> None:
-    """Until the listener takes the signal over, it ends the start; what was opened is closed in order."""
+def _end_on_a_signal() -> None:
+    """Until the listener takes the signals over, they end the start; what was opened is closed in order."""
     starting = asyncio.current_task()
     assert starting is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, starting.cancel)
+    asked = False
+
+    def end() -> None:
+        nonlocal asked
+        if not asked:  # a second one would interrupt the closing
+            asked = starting.cancel()
+
+    for number in signals.ending():
+        asyncio.get_running_loop().add_signal_handler(number, end)
 
 
 async def _serve(ready: _Ready) -> None:
     config = ready.config
-    _end_on_sigterm()
+    _end_on_a_signal()
     async with contextlib.AsyncExitStack() as stack:
         lock = await StateLock.acquire(config.state_dir)
         stack.callback(lock.release)

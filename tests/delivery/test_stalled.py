@@ -26,6 +26,7 @@ from tests.delivery.faults import FIRST_PID, GPUS, QUIET_GAP, introduce
 from tests.delivery.figures import Figures
 from tests.delivery.readers import CLIENT, JSON_HEADERS
 from tests.support.daemon import ROOT, Daemon, clean_environment
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.metrics import metric
 from tests.support.readers import everything_kept
@@ -84,8 +85,13 @@ def missing(crowd: Crowd, written: dict[int, float]) -> str:
 
 
 @pytest.mark.slow
+@fault(
+    "clients of every transport stop reading in a storm",
+    promise=3,
+    promised="others have every event, a stalled one costs little memory and is cut off",
+)
 def test_clients_that_stop_reading_hold_up_none_of_200_others(
-    tmp_path: Path, kernel_log: FakeKernelLog, figures: Figures
+    tmp_path: Path, kernel_log: FakeKernelLog, figures: Figures, happened: Happened
 ) -> None:
     introduce(kernel_log)
     daemon = Daemon(tmp_path, kmsg=kernel_log.path, flags=["--quiet-gap", QUIET_GAP])
@@ -115,6 +121,10 @@ def test_clients_that_stop_reading_hold_up_none_of_200_others(
         figures(f"memory grew by {growth} KiB at most")
         assert growth <= GROWTH_KIB
         assert {item["kind"] for item in everything_kept(daemon)} <= {"xid", "incident"}
+        happened(
+            f"{len(stalled)} stalled, one of each kind: 200 others had every fault of {STORM_S:g} s;"
+            f" memory grew by {growth / 1024:.0f} MiB at most"
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult, TextContent
 from tests.support.bad_input import is_one_sentence
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.waiting import DEADLINE_S
 
 FUTURE = 10**15
@@ -64,7 +65,12 @@ def test_a_question_of_nonsense_on_the_command_line_is_refused(
 
 
 @pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
-def test_questions_of_nonsense_over_mcp_are_tool_errors(daemon: Daemon, era: str) -> None:
+@fault(
+    "questions over MCP that make no sense: cursors from the future, unknown names, endless numbers",
+    promise=4,
+    promised="refused in one sentence; the daemon answers on",
+)
+def test_questions_of_nonsense_over_mcp_are_tool_errors(daemon: Daemon, era: str, happened: Happened) -> None:
     async def ask() -> list[tuple[str, str, CallToolResult]]:
         answers = []
         async with asyncio.timeout(DEADLINE_S), Client(f"{daemon.url}/mcp", mode=era) as client:
@@ -75,12 +81,14 @@ def test_questions_of_nonsense_over_mcp_are_tool_errors(daemon: Daemon, era: str
                     answers.append((tool, says, answer))
         return answers
 
-    for tool, says, answer in asyncio.run(ask()):
+    answers = asyncio.run(ask())
+    for tool, says, answer in answers:
         assert answer.is_error, (tool, says)
         [only] = answer.content
         assert isinstance(only, TextContent)
         assert "Traceback" not in only.text
         assert len(only.text) < 500
+    happened(f"{era}: all {len(answers)} were refused in words, and the next fault was told")
 
 
 def test_a_resuming_reader_with_a_cursor_from_the_future_is_refused(daemon: Daemon) -> None:

@@ -18,6 +18,7 @@ from tests.support import real_kernel_log
 from tests.support.command import xidwatch
 from tests.support.cpu_limit import NoCpuLimit, cpu_limit
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.real_kernel_log import own_domain
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -91,7 +92,10 @@ def recovered(daemon: Daemon) -> int:
 
 
 @pytest.mark.parametrize("share", [None, 0.05], ids=["unlimited", "5-percent-of-a-cpu"])
-def test_no_xid_is_lost_in_a_flood_and_what_kmsg_lost_is_said(tmp_path: Path, share: float | None) -> None:
+@fault("A flood of the kernel log", promise=1, promised="no Xid is lost; what was not read is told")
+def test_no_xid_is_lost_in_a_flood_and_what_kmsg_lost_is_said(
+    tmp_path: Path, share: float | None, happened: Happened
+) -> None:
     domain = own_domain()
     daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills"]).start()
     try:
@@ -119,11 +123,19 @@ def test_no_xid_is_lost_in_a_flood_and_what_kmsg_lost_is_said(tmp_path: Path, sh
         assert counters(daemon, "bpf")["lost"] == 0
         if share is not None:
             assert recovered(daemon) > 0  # at that share it reads a small part of the log
+        limit = "" if share is None else f" with {share:.0%} of a processor"
+        happened(
+            f"{LINES:,} lines{limit}: {LINES // EVERY} of {LINES // EVERY} Xids told; /dev/kmsg lost "
+            f"{counters(daemon, 'kmsg')['lost']:,} records, all in gaps"
+        )
     finally:
         daemon.stop()
 
 
-def test_when_every_line_is_an_xid_what_the_ring_dropped_is_said_exactly(tmp_path: Path) -> None:
+@fault("The eBPF ring is full: every line an Xid", promise=2, promised="delivered + dropped = matched, told")
+def test_when_every_line_is_an_xid_what_the_ring_dropped_is_said_exactly(
+    tmp_path: Path, happened: Happened
+) -> None:
     domain = own_domain()
     daemon = Daemon(tmp_path, kmsg=real_kernel_log.KMSG, flags=["--allow-drills"]).start()
     try:
@@ -136,5 +148,9 @@ def test_when_every_line_is_an_xid_what_the_ring_dropped_is_said_exactly(tmp_pat
         assert is_accounted_for(bpf)
         assert bpf["dropped"] > 0
         assert bpf["records"] - bpf["skipped"] <= counted(daemon, domain) <= LINES // 4
+        happened(
+            f"{bpf['matched']:,} lines matched = {bpf['records']:,} delivered + {bpf['dropped']:,} dropped, "
+            "and the dropped ones are in gaps"
+        )
     finally:
         daemon.stop()

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from mcp_server.listener import MAX_WAITING_CONNECTIONS
+from tests.support import fault_lab
 from tests.support.bad_input import fault
 from tests.support.certificates import Https
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened
 from tests.support.flood import FILES, HALF_OF_HTTP, HALF_OF_TLS, Flood, has_files
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.memory import rss_kib
@@ -40,6 +42,11 @@ class Scene:
     """From a line of the kernel log to the listener."""
     answers_s: list[float] = field(default_factory=list)
     """From the beginning of a new connection to the answer."""
+
+    @property
+    def kind(self) -> str:
+        """What is spoken there."""
+        return "HTTP" if self.client is None else "HTTPS"
 
     def listen(self) -> None:
         """Follow /events from now on."""
@@ -124,7 +131,12 @@ def flood(scene: Scene) -> Iterator[Flood]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not has_files(), reason=f"this process may not open {FILES} files")
-def test_ten_thousand_connections_stop_nobody(scene: Scene, flood: Flood) -> None:
+@fault_lab.fault(
+    "ten thousand connections that never bring a whole request or handshake",
+    promise=3,
+    promised="who listens hears on, who asks is answered, and memory and descriptors are bounded",
+)
+def test_ten_thousand_connections_stop_nobody(scene: Scene, flood: Flood, happened: Happened) -> None:
     scene.hear_a_fault()
     before_kib = rss_kib(scene.daemon)
     for _ in range(40):
@@ -143,11 +155,22 @@ def test_ten_thousand_connections_stop_nobody(scene: Scene, flood: Flood) -> Non
     scene.ask()
     print(f"{flood.cut} of {flood.attempts} cut; {scene.figures()}")  # noqa: T201  (worth reading: pytest -s)
     assert flood.open <= MAX_WAITING_CONNECTIONS
-    assert rss_kib(scene.daemon) - before_kib < GROWTH_KIB
+    growth_kib = rss_kib(scene.daemon) - before_kib
+    assert growth_kib < GROWTH_KIB
+    happened(
+        f"{scene.kind}: {flood.attempts:,} connections, {flood.cut:,} cut to make room; all "
+        f"{len(scene.lags_s)} faults were heard and {len(scene.answers_s)} others answered meanwhile; memory "
+        f"grew by {growth_kib // 1024} MiB"
+    )
 
 
 @pytest.mark.slow
-def test_a_slow_loris_is_cut_while_others_are_served(scene: Scene, flood: Flood) -> None:
+@fault_lab.fault(
+    "slow bytes: 500 clients that send one now and then",
+    promise=3,
+    promised="who listens hears on, who asks is answered; the slow ones are cut off",
+)
+def test_a_slow_loris_is_cut_while_others_are_served(scene: Scene, flood: Flood, happened: Happened) -> None:
     flood.add(500)
 
     def all_cut() -> bool:
@@ -161,3 +184,7 @@ def test_a_slow_loris_is_cut_while_others_are_served(scene: Scene, flood: Flood)
     print(scene.figures())  # noqa: T201  (worth reading: pytest -s)
     assert flood.connected == 500
     wait_for(lambda: scene.open_files() < OTHER_FILES, "their files to be closed")
+    happened(
+        f"{scene.kind}: all {flood.connected} were cut off; {len(scene.lags_s)} faults were heard and "
+        f"{len(scene.answers_s)} others answered meanwhile"
+    )

@@ -21,6 +21,7 @@ from probes.health import Verdict
 from tests.support import real_kernel_log
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.real_kernel_log import own_domain
 from tests.support.waiting import wait_for
 
@@ -91,7 +92,10 @@ def is_no_alarm(event: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("names", COMBINATIONS)
-def test_without_drills_forged_lines_are_counted_and_nothing_else(tmp_path: Path, names: str) -> None:
+@fault("The driver's own lines, written by a process", promise=5, promised="never an alarm, and counted")
+def test_without_drills_forged_lines_are_counted_and_nothing_else(
+    tmp_path: Path, names: str, happened: Happened
+) -> None:
     domain = own_domain()
     lines = forged(domain)
     with daemon_with(tmp_path, ["--probes", names]) as daemon:
@@ -105,10 +109,12 @@ def test_without_drills_forged_lines_are_counted_and_nothing_else(tmp_path: Path
         assert all(is_no_alarm(event) for event in about(daemon, domain))
         if "bpf" not in names:
             assert about(daemon, domain) == []
+    happened(f"through {names}: {len(lines)} lines, no alarm")
 
 
 @pytest.mark.parametrize("names", COMBINATIONS)
-def test_where_drills_are_allowed_they_are_drills(tmp_path: Path, names: str) -> None:
+@fault("The same, where drills are allowed", promise=5, promised="drills at most")
+def test_where_drills_are_allowed_they_are_drills(tmp_path: Path, names: str, happened: Happened) -> None:
     domain = own_domain()
     lines = forged(domain)
     with daemon_with(tmp_path, ["--probes", names, "--allow-drills"]) as daemon:
@@ -121,10 +127,14 @@ def test_where_drills_are_allowed_they_are_drills(tmp_path: Path, names: str) ->
             pause_s=0.1,
         )
         assert all(is_no_alarm(event) for event in about(daemon, domain))
+    happened(f"through {names}: {len(lines)} lines, each a drill or an unproved warning")
 
 
 @pytest.mark.parametrize("names", ["bpf", "kmsg,bpf"])
-def test_where_nobody_can_tell_it_is_a_warning_of_unknown_origin(tmp_path: Path, names: str) -> None:
+@fault("The same, where nobody may look who wrote them", promise=5, promised="a warning of unknown origin")
+def test_where_nobody_can_tell_it_is_a_warning_of_unknown_origin(
+    tmp_path: Path, names: str, happened: Happened
+) -> None:
     """Without the right to look at the log in either way."""
     if Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() == "0":
         pytest.skip("kernel.dmesg_restrict=0: everybody may look at the log")
@@ -137,10 +147,14 @@ def test_where_nobody_can_tell_it_is_a_warning_of_unknown_origin(tmp_path: Path,
         wait_for(lambda: f"{domain}:05:00.0" in json.dumps(about(daemon, domain)), "the lines")
         assert all(is_no_alarm(event) for event in about(daemon, domain))
         assert {event["origin"] for event in about(daemon, domain)} == {"unknown"}
+    happened(f"through {names}: {len(forged(domain))} lines, all of unknown origin, none above a warning")
 
 
 @pytest.mark.parametrize("names", COMBINATIONS)
-def test_a_newline_in_a_name_that_the_kernel_prints_raises_no_alarm(tmp_path: Path, names: str) -> None:
+@fault("A user has the kernel print a newline and the driver's words", promise=5, promised="never an alarm")
+def test_a_newline_in_a_name_that_the_kernel_prints_raises_no_alarm(
+    tmp_path: Path, names: str, happened: Happened
+) -> None:
     """Any user can have the kernel print one: the rest of it stands at the start of a line in syslog(2)."""
     domain = own_domain()
     with daemon_with(tmp_path, ["--probes", names]) as daemon:
@@ -153,6 +167,7 @@ def test_a_newline_in_a_name_that_the_kernel_prints_raises_no_alarm(tmp_path: Pa
         if "klog" in names:
             wait_for(lambda: klog_looks(daemon) > 1, "a look that shows it")
         assert all(is_no_alarm(event) for event in about(daemon, domain))
+    happened(f"through {names}: a warning of unknown origin")
 
 
 def klog_looks(daemon: Daemon) -> int:
@@ -162,7 +177,8 @@ def klog_looks(daemon: Daemon) -> int:
     return looks
 
 
-def test_forged_lines_in_a_storm_of_noise_raise_nothing_either(tmp_path: Path) -> None:
+@fault("Forged lines in a flood of others", promise=5, promised="never an alarm")
+def test_forged_lines_in_a_storm_of_noise_raise_nothing_either(tmp_path: Path, happened: Happened) -> None:
     """The reader of /dev/kmsg lags behind then, and the looks at the log come late."""
     domain = own_domain()
     with daemon_with(tmp_path, []) as daemon, real_kernel_log.unlimited_writing():
@@ -177,3 +193,4 @@ def test_forged_lines_in_a_storm_of_noise_raise_nothing_either(tmp_path: Path) -
                     Path("/dev/kmsg").write_text(f"{line}\n")
         wait_for(lambda: counters(daemon)["forged"] + len(about(daemon, domain)) > 0, "the lines")
         assert all(is_no_alarm(event) for event in about(daemon, domain))
+    happened("300,000 lines of noise, forged ones all the while: no alarm")

@@ -20,6 +20,7 @@ from tests.support import fake_nvml
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.fake_nvml import Scenario, pci, uuid
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.tool_calls import call
 from tests.support.waiting import wait_for
@@ -130,8 +131,9 @@ def test_a_process_that_lives_is_named(daemon: Daemon, kernel_log: FakeKernelLog
     assert process["started"].startswith("20")
 
 
+@fault("A GPU hangs in NVML", promise=4, promised="a finding; hearing, telling and other GPUs go on")
 def test_a_hung_gpu_is_a_finding_and_everything_else_goes_on(
-    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario, happened: Happened
 ) -> None:
     ask(daemon, "get_gpu_inventory")
     fleet.hangs(gpu=GPU)
@@ -154,6 +156,7 @@ def test_a_hung_gpu_is_a_finding_and_everything_else_goes_on(
     states = [gpu["state"] for gpu in health["gpus"]]
     assert states.count("unhealthy") == 1
     assert len(states) == 8
+    happened("1 of 8 GPUs unhealthy, its call named; faults were told and /healthz answered meanwhile")
 
 
 _ASK = """
@@ -182,8 +185,9 @@ class _Reader(SseReader):
         self._connection.close()
 
 
+@fault("A GPU vanishes from NVML's count", promise=4, promised="it is missed, also after kill -9")
 def test_a_lost_gpu_is_missed_over_a_restart_until_the_driver_is_back(
-    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario
+    daemon: Daemon, kernel_log: FakeKernelLog, fleet: Scenario, happened: Happened
 ) -> None:
     assert ask(daemon, "get_gpu_health")["state"] == "healthy"
     kernel_log.write(xid(79, "pid='<unknown>', name=<unknown>, GPU has fallen off the bus."))
@@ -206,6 +210,7 @@ def test_a_lost_gpu_is_missed_over_a_restart_until_the_driver_is_back(
     fleet.reloads(2)
     kernel_log.write("NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  580.159.04  Release Build")
     wait_for(lambda: lost()["state"] == "healthy", "the GPU to be found again")
+    happened("unhealthy since its Xid 79 before and after a kill, healthy again with the driver")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.support import fake_nvml
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
 from tests.support.fake_nvml import Scenario, pci, uuid
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.operator_node import Stranger, recycled, stranger
 from tests.support.token_file import TokenFileOnDisk, transport
@@ -201,8 +202,9 @@ def test_a_client_that_cannot_ask_gets_the_plan_and_hands_its_confirmation_in(
     assert "used already" in refused(again)
 
 
+@fault("A confirmation handed in for another plan", promise=6, promised="refused; nothing is done")
 def test_a_confirmation_is_good_for_its_own_plan_and_no_other(
-    node: Daemon, fleet: Scenario, process: Stranger
+    node: Daemon, fleet: Scenario, process: Stranger, happened: Happened
 ) -> None:
     with stranger() as other:
         hold(fleet, process.pid, other.pid)
@@ -213,10 +215,12 @@ def test_a_confirmation_is_good_for_its_own_plan_and_no_other(
         assert "no plan waits" in refused(call(node, "reset_gpu", gpu=str(GPU), confirm=token))
         assert process.runs
         assert other.runs
+    happened("for another process, with a harder signal, for another tool: 3 refusals, both processes run")
 
 
+@fault("The pid to end belongs to another process by then", promise=6, promised="refused; it lives on")
 def test_a_recycled_pid_is_refused_and_its_new_owner_lives_on(
-    node: Daemon, fleet: Scenario, process: Stranger
+    node: Daemon, fleet: Scenario, process: Stranger, happened: Happened
 ) -> None:
     hold(fleet, process.pid)  # the driver names the pid, whoever has it
     token = done(call(node, "kill_gpu_process", pid=process.pid))["confirm"]
@@ -228,6 +232,7 @@ def test_a_recycled_pid_is_refused_and_its_new_owner_lives_on(
     finally:
         owner.end()
     assert outcomes(node) == ["refused"]
+    happened("refused and on record; the new owner of the pid runs")
 
 
 def test_a_process_that_uses_no_gpu_is_refused(node: Daemon, process: Stranger) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.support import real_kernel_log
 from tests.support.command import xidwatch
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.metrics import metric
 from tests.support.real_kernel_log import drill_line, own_domain
@@ -51,8 +52,9 @@ def wait_until_heard(daemon: Daemon, pci: str, pid: int) -> None:
 
 @pytest.mark.kmsg
 @pytest.mark.slow
+@fault("The kernel log is overwritten while the daemon stands still", promise=2, promised="an exact gap")
 def test_what_the_real_log_overwrote_while_the_daemon_stood_still_is_one_gap_with_the_right_numbers(
-    tmp_path: Path,
+    tmp_path: Path, happened: Happened
 ) -> None:
     real_kernel_log.skip_unless_usable()
     pci = f"{own_domain()}:91:00"
@@ -84,14 +86,18 @@ def test_what_the_real_log_overwrote_while_the_daemon_stood_still_is_one_gap_wit
         assert probe["hears"] is True
         assert probe["counters"]["lost"] == detail["lost_records"]
         assert probe["counters"]["overruns"] >= 1
+        happened(
+            f"{detail['lost_records']:,} records overwritten unread: one gap from their first to their last"
+        )
     finally:
         daemon.stop()
 
 
 @pytest.mark.kmsg
 @pytest.mark.slow
+@fault("The kernel log is overwritten while no daemon runs", promise=2, promised="an exact gap")
 def test_what_the_real_log_overwrote_while_no_daemon_ran_is_a_gap_behind_the_resume_point(
-    tmp_path: Path,
+    tmp_path: Path, happened: Happened
 ) -> None:
     real_kernel_log.skip_unless_usable()
     pci = f"{own_domain()}:91:00"
@@ -113,12 +119,14 @@ def test_what_the_real_log_overwrote_while_no_daemon_ran_is_a_gap_behind_the_res
         assert oldest_before <= gap["detail"]["last_seq"] + 1 <= oldest_after < heard_again
         [event] = daemon.events(f"gpu={pci}.0&code=43")
         assert event["count"] == 1
+        happened(f"{gap['detail']['lost_records']:,} records are one gap, behind what was stored last")
     finally:
         daemon.stop()
 
 
+@fault("Numbers are missing between records", promise=2, promised="each range is named")
 def test_jumps_in_the_sequence_numbers_are_exact_ranges_of_one_gap_event(
-    running_daemon: Daemon, kernel_log: FakeKernelLog
+    running_daemon: Daemon, kernel_log: FakeKernelLog, happened: Happened
 ) -> None:
     def xid(seq: int) -> None:
         kernel_log.write(f"NVRM: Xid (PCI:0000:91:00): 43, pid={seq}, name=x, Ch 00000008", seq=seq)
@@ -138,3 +146,6 @@ def test_jumps_in_the_sequence_numbers_are_exact_ranges_of_one_gap_event(
     assert metric(running_daemon, "xidwatch_kernel_records_lost_total") == lost
     heard = running_daemon.events("since=0&kind=xid")
     assert sorted(e["kmsg_seq"] for e in heard) == [100, 101, 150, 151, 152, 200, 1_000_000]
+    happened(
+        f"{lost:,} records in {len(ranges)} ranges, each named; the {len(heard)} faults between them told"
+    )

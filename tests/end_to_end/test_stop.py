@@ -11,6 +11,7 @@ import pytest
 
 from tests.mcp_server.speaking import Exchange, Session, SseSession, call, modern
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.relay import INITIALIZE, Relay
 from tests.support.waiting import DEADLINE_S, wait_for
 
@@ -50,7 +51,10 @@ def clients(daemon: Daemon) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("reading", [True, False])
-def test_every_kind_of_stream_ends_in_order(running_daemon: Daemon, stack: ExitStack, reading: bool) -> None:
+@fault("SIGTERM with every kind of stream open", promise=4, promised="all end in order, code 0")
+def test_every_kind_of_stream_ends_in_order(
+    running_daemon: Daemon, stack: ExitStack, reading: bool, happened: Happened
+) -> None:
     daemon, port = running_daemon, running_daemon.port
     buffer = None if reading else 4_096
     session, older = Session(port), SseSession(port, receive_buffer=buffer)
@@ -93,9 +97,14 @@ def test_every_kind_of_stream_ends_in_order(running_daemon: Daemon, stack: ExitS
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert " error " not in log
+    read = "read" if reading else "not read"
+    happened(f"{len(open_streams) + len(sockets) + 1} streams, {read} by their clients: all ended, code 0")
 
 
-def test_hundreds_of_sessions_end_in_order(running_daemon: Daemon, stack: ExitStack) -> None:
+@fault("SIGTERM with hundreds of sessions", promise=4, promised="all end in order, code 0")
+def test_hundreds_of_sessions_end_in_order(
+    running_daemon: Daemon, stack: ExitStack, happened: Happened
+) -> None:
     sessions = [Session(running_daemon.port) for _ in range(400)]
     streams = [session.listen() for session in sessions[::4]]
     for stream in streams:
@@ -106,3 +115,6 @@ def test_hundreds_of_sessions_end_in_order(running_daemon: Daemon, stack: ExitSt
     log = running_daemon.log.read_text()
     assert "Traceback" not in log
     assert " error " not in log
+    happened(
+        f"{len(sessions)} sessions, {len(streams)} of them with a stream: each stream ended, none was cut"
+    )

@@ -15,6 +15,7 @@ import pytest
 
 from daemon.event import parse_rfc3339
 from tests.support.daemon import Daemon
+from tests.support.fault_lab import Happened, fault
 from tests.support.kernel_log import FakeKernelLog
 from tests.support.memory import reset_highest_rss, rss_kib
 from tests.support.readers import Follower, Item, everything_kept
@@ -87,8 +88,9 @@ class Arrivals:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pids", [1, 500], ids=["one-process", "500-processes"])
+@fault("A storm of Xids on one GPU", promise=3, promised="counted exactly; faults of other GPUs come through")
 def test_a_storm_is_counted_exactly_and_hides_no_fault_of_another_gpu(
-    daemon: Daemon, kernel_log: FakeKernelLog, pids: int
+    daemon: Daemon, kernel_log: FakeKernelLog, pids: int, happened: Happened
 ) -> None:
     storm = Storm(kernel_log, pids)
     with Follower(daemon) as follower:
@@ -107,6 +109,9 @@ def test_a_storm_is_counted_exactly_and_hides_no_fault_of_another_gpu(
     check_events([event for event in everything_kept(daemon) if event["kind"] != "incident"], pids)
     check_order(follower.items)
     assert growth_kib <= RSS_GROWTH_KIB
+    happened(
+        f"{LINES:,} lines of {pids} processes: all counted; all {len(RARE)} others' faults told during it"
+    )
 
 
 def check_events(kept: Sequence[Item], pids: int) -> None:
