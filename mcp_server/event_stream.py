@@ -16,6 +16,7 @@ reading is cut off by TCP_USER_TIMEOUT (see `listener`); until then it holds one
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -75,7 +76,10 @@ class EventStreamEndpoint:
             try:
                 async for page in follow_pages(stream, since, asked.match, idle_s=self._idle_s):
                     if page.items or page.missed:
-                        for chunk in _joined(_frames(page)):
+                        for number, chunk in enumerate(_joined(_frames(page))):
+                            if number:
+                                # A client that has gone is noticed, and others have their turn.
+                                await asyncio.sleep(0)
                             yield chunk
                         told = page.items[-1].cursor if page.items else told
                     else:

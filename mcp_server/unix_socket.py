@@ -104,10 +104,12 @@ class _Clients:
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = writer
+        has_ended = False
         try:
             await self._admit(reader, writer)
             writer.close()
             await writer.wait_closed()
+            has_ended = True
         except OSError:
             log.debug("a client on the unix socket left")
         except asyncio.CancelledError:
@@ -118,7 +120,8 @@ class _Clients:
             log.exception("a conversation on the unix socket failed")
         finally:
             del self._open[task]
-            writer.transport.abort()
+            if not has_ended:  # abort() raises on one whose last bytes went out after close() (seen in 3.11)
+                writer.transport.abort()
 
     async def _admit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = peer_of(writer)
