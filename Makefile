@@ -49,7 +49,7 @@ bench-full: .venv/.dev
 	$(BIN)/python -m benchmarks --full $(ARGS)
 
 faults: .venv/.dev
-	XIDWATCH_LONG=1 $(BIN)/python -m pytest -m fault --fault-list docs/fault-lab.md $(ARGS)
+	XIDWATCH_LONG=1 $(BIN)/python -m pytest tests -m fault --fault-list=docs/fault-lab.md $(ARGS)
 
 soak: .venv/.dev
 	$(BIN)/python -m tests.soak --report benchmarks/results/soak.json --document docs/soak.md $(ARGS)
