@@ -81,7 +81,7 @@ class Node:
         return sorted(number for event in found for number in [event["process"]["pid"]] * event["count"])
 
     def _is_crowded(self) -> bool:
-        return bool(self.daemon.events("kind=overflow") or self.daemon.events("kind=gap"))
+        return bool(self.daemon.events(f"kind=overflow&gpu={self.pci}.0") or self.daemon.events("kind=gap"))
 
     def is_serving(self) -> bool:
         """Whether it has said where it listens."""

@@ -71,10 +71,15 @@ def test_killed_for_its_memory_it_loses_nothing_that_it_told(node: Node, happene
         follower.wait_until(lambda items: len(numbers(items)) >= 21, "the faults before")
         with memory_limit(node.daemon.pid, STORM_MIB * MIB) as limit:
             node.write(5)
-            limit.set(64 * 1024)
-            node.write(200)
+            limit.set_to_what_is_used()
             pid = node.daemon.pid
-            assert wait_for(lambda: ended_by(pid), "the kernel to kill it") == signal.SIGKILL
+
+            def after_some_more() -> int | None:
+                node.write(20)
+                return ended_by(pid)
+
+            signalled = wait_for(after_some_more, "the kernel to kill it", pause_s=0.05)
+            assert signalled == signal.SIGKILL
         node.daemon.kill()  # it only waits to be reaped
         told = {item["id"]: item for item in follower.items if item["stored"]}
         node.daemon.start()

@@ -10,6 +10,7 @@ import itertools
 import json
 import socket
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -46,6 +47,7 @@ class SocketWire(Wire):
     """A session on the unix socket."""
 
     def __init__(self, daemon: Daemon) -> None:
+        self._late = LateAnswers()
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(DEADLINE_S)
         self._socket.connect(str(daemon.socket))
@@ -56,7 +58,8 @@ class SocketWire(Wire):
 
     def exchange(self, message: bytes, *, wants_answer: bool) -> list[Json]:
         self._send(message)
-        return answers_before_a_ping(self._send, self._next, wants_answer=wants_answer)
+        answers = answers_before_a_ping(self._send, self._next, wants_answer=wants_answer)
+        return self._late.left_out(message, answers)
 
     def close(self) -> None:
         self._lines.close()
@@ -76,6 +79,7 @@ class SseWire(Wire):
     """A session of the older HTTP+SSE transport."""
 
     def __init__(self, daemon: Daemon) -> None:
+        self._late = LateAnswers()
         self._stack = ExitStack()
         self._session: SseSession = self._stack.enter_context(sse_session(daemon.port))
 
@@ -83,7 +87,8 @@ class SseWire(Wire):
         with self._session.post(message) as posted:
             if posted.head().status != 202:
                 return [posted.json()]
-        return answers_before_a_ping(self._session.tell, self._session.message, wants_answer=wants_answer)
+        answers = answers_before_a_ping(self._session.tell, self._session.message, wants_answer=wants_answer)
+        return self._late.left_out(message, answers)
 
     def close(self) -> None:
         self._stack.close()
@@ -116,6 +121,36 @@ class ModernWire(Wire):
 
     def close(self) -> None:
         """There is nothing to leave."""
+
+
+class LateAnswers:
+    """Answers to earlier messages. What is no request by the book and taken for one all the same is not
+    waited for, so that its answer may come behind that to the ping."""
+
+    def __init__(self) -> None:
+        self._unanswered: Counter[str] = Counter()
+
+    def left_out(self, message: bytes, answers: list[Json]) -> list[Json]:
+        """The answers without those that an earlier message was still owed."""
+        own = _id_of(message)
+        kept: list[Json] = []
+        for answer in answers:
+            to = json.dumps(answer.get("id"))
+            if self._unanswered[to] and (to != own or kept):
+                self._unanswered[to] -= 1
+            else:
+                kept.append(answer)
+        if own is not None and not kept:
+            self._unanswered[own] += 1
+        return kept
+
+
+def _id_of(message: bytes) -> str | None:
+    try:
+        read = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    return json.dumps(read.get("id")) if isinstance(read, dict) and "id" in read else None
 
 
 WIRES: Mapping[str, Callable[[Daemon], Wire]] = {

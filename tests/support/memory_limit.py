@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_for
 
 _V1 = Path("/sys/fs/cgroup/memory")
 _V2 = Path("/sys/fs/cgroup")
@@ -19,10 +22,25 @@ class MemoryLimit:
 
     def __init__(self, group: Path, *, is_v1: bool) -> None:
         self._file = group / ("memory.limit_in_bytes" if is_v1 else "memory.max")
+        self._used = group / ("memory.usage_in_bytes" if is_v1 else "memory.current")
 
     def set(self, size: int) -> None:
         """At most so many bytes. The kernel kills the process when it asks for more."""
         self._file.write_text(str(size))
+
+    def set_to_what_is_used(self) -> None:
+        """No more than it has by now. (Less is refused by cgroup v1 where nothing can be taken back.)"""
+
+        def is_set() -> bool:
+            try:
+                self.set(int(self._used.read_text()))
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+            return True
+
+        wait_for(is_set, "the limit to be taken")
 
 
 @contextmanager
