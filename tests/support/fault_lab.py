@@ -40,7 +40,11 @@ def fault(what: str, *, promise: int, promised: str) -> pytest.MarkDecorator:
 
 def rounds(*, short: int, long: int) -> int:
     """How often to break it: `short` usually, `long` where `XIDWATCH_LONG` is set."""
-    return long if os.environ.get("XIDWATCH_LONG") else short
+    return long if _is_long() else short
+
+
+def _is_long() -> bool:
+    return bool(os.environ.get("XIDWATCH_LONG"))
 
 
 class Happened:
@@ -151,7 +155,10 @@ def write(document: Path, rows: Iterable[Row]) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise pytest.UsageError(f"{document} lacks the line {BEGIN if not begin else END}")
-    document.write_text(f"{before}{begin}\n\n{table(rows)}\n{end}{after}", encoding="utf-8")
+    extent = "as many rounds as the lab can do" if _is_long() else "as few rounds as in CI"
+    document.write_text(
+        f"{before}{begin}\n\nMade with {extent}.\n\n{table(rows)}\n{end}{after}", encoding="utf-8"
+    )
 
 
 def table(rows: Iterable[Row]) -> str:
