@@ -14,17 +14,17 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mcp_server.certificate import of_peer
 from mcp_server.client import share_of
 from mcp_server.room import Room, Seat
-from mcp_server.tls import Tls
-from mcp_server.tls_layer import TlsLayer
+
+if TYPE_CHECKING:
+    from mcp_server.tls import Tls
 
 HEAD_S: Final = 10.0
 """How long the head of a request may take to arrive, from the connection or the answer before it."""
@@ -134,6 +134,8 @@ class Entrance(asyncio.Protocol):
             tls.failed_handshakes += 1
             http.seat.leave()
 
+        from mcp_server.tls_layer import TlsLayer  # noqa: PLC0415  # only where HTTPS is asked for
+
         layer = TlsLayer(transport, http, on_failure=failed)
         transport.set_protocol(layer)
 
@@ -146,6 +148,8 @@ class Entrance(asyncio.Protocol):
 
 
 def _tls_extension(encrypted: ssl.SSLObject) -> dict[str, object]:
+    from mcp_server.certificate import of_peer  # noqa: PLC0415  # only where HTTPS is asked for
+
     found = encrypted.getpeercert()
     client = of_peer(found) if found else None
     cipher = encrypted.cipher()

@@ -27,7 +27,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -39,8 +39,10 @@ from mcp_server.connection import Entrances
 from mcp_server.descriptors import for_http, open_files
 from mcp_server.room import Room
 from mcp_server.sse_watcher import no_watcher
-from mcp_server.tls import Tls
 from probes.errors import UserError
+
+if TYPE_CHECKING:
+    from mcp_server.tls import Tls
 
 log = logging.getLogger(__name__)
 

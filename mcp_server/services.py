@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from daemon.event import Event, Gpu
 from daemon.gpu.off import OffSource
@@ -19,9 +20,11 @@ from daemon.outlet import OutletHealth
 from daemon.sinks.health import SinkHealth
 from daemon.stream import EventStream
 from mcp_server.access import Access
-from mcp_server.tls import TlsReport
 from probes.errors import UserError
 from probes.health import ProbeHealth
+
+if TYPE_CHECKING:
+    from mcp_server.tls import TlsReport
 
 
 class Transport(StrEnum):

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from daemon.config import Config, ProbeName
+from daemon.config import Config, GpuBackend, ProbeName
 from daemon.event import Event, Kind, Process, rfc3339
 from daemon.gpu.driver_hold import DriverHold, Tracepoint
 from daemon.gpu.inquiry import Inquiry, gpus
-from daemon.gpu.mock import MockSource
 from daemon.gpu.nvml_events import NvmlEvents
 from daemon.gpu.nvml_source import NvmlSource
 from daemon.gpu.process import ProcessReader
@@ -51,6 +50,8 @@ class GpuSide:
         self._pipeline = pipeline
         self._intake = intake
         self.source = source_of(config)
+        # Invented GPUs: nothing of them is kept, and what the kernel says is not about them.
+        self._is_mock = config.gpu is GpuBackend.MOCK
         self.processes = ProcessReader()
 
         async def recent_events() -> Sequence[Event]:
@@ -193,11 +194,6 @@ class GpuSide:
     def _take_up(self) -> None:
         if isinstance(self.source, NvmlSource):
             self.source.take_up()
-
-    @property
-    def _is_mock(self) -> bool:
-        """Invented GPUs: nothing of them is kept, and what the kernel says is not about them."""
-        return isinstance(self.source, MockSource)
 
     def _save(self, text: str) -> None:
         if not self._is_mock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from daemon.config import Config, GpuBackend
 from daemon.gpu.client import GpuWorker
-from daemon.gpu.mock import DEFAULT, MockFleet, MockSource, ScenarioFile
 from daemon.gpu.nvml_source import NvmlSource
 from daemon.gpu.off import OffSource
 from daemon.gpu.source import GpuSource
@@ -16,6 +15,8 @@ def source_of(config: Config) -> GpuSource:
         case GpuBackend.OFF:
             return OffSource("readings of GPUs are switched off", "start xidwatch with --gpu auto")
         case GpuBackend.MOCK:
+            from daemon.gpu.mock import DEFAULT, MockFleet, MockSource, ScenarioFile
+
             if config.mock_scenario is None:
                 return MockSource(MockFleet(DEFAULT))
             file = ScenarioFile(config.mock_scenario)

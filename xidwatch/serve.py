@@ -27,7 +27,6 @@ from mcp_server.hello import Channel
 from mcp_server.listener import Listener, bind
 from mcp_server.server import build_server
 from mcp_server.services import Clients, Counters, Services
-from mcp_server.tls import Tls
 from mcp_server.tools import Tool
 from mcp_server.unix_socket import unix_socket
 from probes.bpf.probe import NAME as BPF
@@ -41,6 +40,7 @@ from xidwatch.version import VERSION
 
 if TYPE_CHECKING:
     from daemon.sinks.targets import SinkConfig
+    from mcp_server.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,20 @@ class _Ready:
         return cls(
             config=config,
             access=access_of(config),
-            tls=Tls.of(config),
+            tls=_tls_of(config),
             sinks=alarms.configured(config),
             outlets=outlets.configured(config),
             notify=SdNotify.of(os.environ),
             preloaded=preload(config),
         )
+
+
+def _tls_of(config: Config) -> Tls | None:
+    if config.tls_cert is None:  # nothing of TLS is loaded, then
+        return None
+    from mcp_server.tls import Tls
+
+    return Tls.of(config)
 
 
 def run(config: Config) -> NoReturn:
