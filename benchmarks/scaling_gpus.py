@@ -54,6 +54,7 @@ def _one_size(plan: Plan, fleet: fake_nvml.Scenario, count: int, lines: Mapping[
         daemon = Daemon(directory, kmsg=log.path, flags=FLAGS, environ=fleet.environment()).start()
         try:
             with closing(Session(daemon.socket)) as session:
+                _check(session, count)
                 for name in TOOLS:
                     ask = partial(session.call, name)
                     lines["answers"].add(name, count, len(ask()) / 1000)
@@ -62,6 +63,14 @@ def _one_size(plan: Plan, fleet: fake_nvml.Scenario, count: int, lines: Mapping[
             lines["memory"].add(WORKER, count, process.rss_mb(_worker(daemon.pid)))
         finally:
             daemon.stop()
+
+
+def _check(session: Session, count: int) -> None:
+    """Raises Unavailable where it is not the fake fleet that answers: a real driver may be in its way."""
+    answer = session.call(TOOLS[0])
+    found = sum(fake_nvml.uuid(gpu).encode() in answer for gpu in range(count))
+    if found < count:
+        raise Unavailable(f"of {count} fake GPUs {found} answer")
 
 
 def _worker(parent: int) -> int:
