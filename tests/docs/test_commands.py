@@ -42,6 +42,8 @@ HOMES = {
     ("docs/tls.md", "xidwatch"): "tests/end_to_end/test_tls.py",
     ("docs/access.md", "curl"): "tests/docs/test_commands.py",
     ("docs/access.md", "xidwatch"): "tests/docs/test_commands.py",
+    ("docs/benchmarks.md", "python"): "tests/benchmarks/test_documented.py",
+    ("docs/scaling.md", "python"): "tests/benchmarks/test_documented.py",
 }
 """Where the commands of a program in a document are run."""
 ELSEWHERE = {
