@@ -6,8 +6,8 @@ Contract:
   open-fault rows, context and resume point. After kill -9 all of it is there or none.
 * WAL with synchronous=NORMAL: a commit survives the death of the process, not of the kernel. `sync`
   makes it survive that, too.
-* A file that is no journal any more is set aside under another name, with its -wal and -shm, and a new
-  one is started. A file of a newer schema is refused and left as it is.
+* A file that is no journal any more is set aside under another name, with what SQLite keeps beside it, and
+  a new one is started. A file of a newer schema is refused and left as it is.
 * A file that was deleted or replaced while it is open is noticed (`is_in_place`): SQLite would go on
   writing where nobody finds it.
 * Items that retention deletes are remembered by one cursor, `Marks.deleted_through`.
@@ -63,7 +63,7 @@ _PUT_ITEM_ARRAY = "INSERT OR REPLACE INTO items SELECT {} FROM json_each(?)".for
 )
 _UPDATES_STATE = " ON CONFLICT (key) DO UPDATE SET state = excluded.state"
 # Without the WHERE the parser takes ON for the beginning of a join.
-_PUT_FAULT_OBJECT = f"INSERT INTO faults SELECT key, value FROM json_each(?) WHERE true{_UPDATES_STATE}"  # noqa: S608
+_PUT_FAULT_OBJECT = f"INSERT INTO faults SELECT key, value FROM json_each(?) WHERE true{_UPDATES_STATE}"  # noqa: S608  (no input)
 _DROP_FAULTS = "DELETE FROM faults WHERE key IN (SELECT value FROM json_each(?))"
 _PUT_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
@@ -240,6 +240,10 @@ class Journal:
             self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             self._checkpoint_at = self.written_bytes
 
+    def fold(self) -> None:
+        """Copy all of the WAL into the file. Waits for readers; raises sqlite3.Error."""
+        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close the file; the last one to close it folds the WAL into it."""
         if self._wal is not None:
@@ -283,7 +287,7 @@ def _put_items(rows: Sequence[_Row]) -> tuple[str, Sequence[object]]:
     """The statement, and what is bound to it."""
     if len(rows) > _BOUND_ROWS:
         return _PUT_ITEM_ARRAY, (json.dumps(rows),)
-    return f"INSERT OR REPLACE INTO items VALUES {_places(len(rows), _COLUMNS)}", [*chain(*rows)]  # noqa: S608
+    return f"INSERT OR REPLACE INTO items VALUES {_places(len(rows), _COLUMNS)}", [*chain(*rows)]  # noqa: S608  (no input)
 
 
 def _put_faults(faults: Mapping[str, str]) -> tuple[str, Sequence[object]]:
@@ -291,7 +295,7 @@ def _put_faults(faults: Mapping[str, str]) -> tuple[str, Sequence[object]]:
     if len(faults) > _BOUND_ROWS:
         return _PUT_FAULT_OBJECT, (json.dumps(faults),)
     rows = _places(len(faults), 2)
-    return f"INSERT INTO faults VALUES {rows}{_UPDATES_STATE}", [*chain(*faults.items())]  # noqa: S608
+    return f"INSERT INTO faults VALUES {rows}{_UPDATES_STATE}", [*chain(*faults.items())]  # noqa: S608  (no input)
 
 
 @lru_cache

@@ -58,8 +58,9 @@ CREATE TABLE faults (key TEXT PRIMARY KEY, state TEXT NOT NULL);
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
-# An incident was one row with all its members: now each has a row of its own (`daemon.incidents.saved`).
-# What is no incident stays as it is: the pipeline counts and drops what it cannot read.
+# In schema 1 an incident is one row with all its members, in schema 2 each has a row of its own
+# (`daemon.incidents.saved`). What is no incident stays as it is: the pipeline counts and drops what it cannot
+# read.
 _MEMBERS_APART = """
 INSERT OR REPLACE INTO faults
 SELECT
@@ -241,6 +242,8 @@ def _prepare(db: sqlite3.Connection) -> None:
         version = SCHEMA_VERSION if version == 0 else version + 1
         # executescript commits first, so the whole step is one script with its own transaction.
         db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;")
+        # Nobody counts what this wrote, so nobody else would copy it into the file for a long time.
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def reading_mode(path: Path) -> str:

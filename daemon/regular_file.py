@@ -37,12 +37,16 @@ class Content:
 def read(path: Path, most_bytes: int) -> Content:
     """All of a file. Raises OSError, UnfitFileError for one that is none, and TooLongError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnfitFileError("is no regular file")
-        data = file.read(most_bytes + 1)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            raise UnfitFileError("is a directory" if is_directory else "is no regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(most_bytes + 1)
         changed = signature(os.fstat(descriptor)) != signature(status)
+    finally:
+        os.close(descriptor)
     if len(data) > most_bytes:
         raise TooLongError(f"is longer than {most_bytes} bytes")
     return Content(data, status, changed)

@@ -129,9 +129,10 @@ class Writer:
             journal.checkpoint_if_due()
             deleted: list[int] = []
             if look_for_aged or now >= self._aged_check_due:
-                deleted += self._retention.delete_aged(journal) if self._wall_clock.look() else ()
+                is_steady = self._wall_clock.look()
+                deleted += self._retention.delete_aged(journal) if is_steady else ()
                 if len(deleted) < SLICE_ITEMS:
-                    self._aged_check_due = now + self._retention.check_s
+                    self._aged_check_due = now + self._retention.check_s / (1 if is_steady else 2)
             if not deleted and journal.written_bytes >= self._size_check_due:
                 excess, note = self._delete_excess(journal)
                 deleted += excess
@@ -190,6 +191,8 @@ class Writer:
 
     def _leave(self, journal: Journal) -> str:
         """The open journal was deleted or replaced; the next write opens a new one. Raises OSError."""
+        with suppress(sqlite3.Error):  # under another name SQLite no longer does so when it closes the file
+            journal.fold()
         note = leave(journal.path)
         self._close_left(journal)
         return note

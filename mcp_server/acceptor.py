@@ -71,9 +71,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                self._say(error)
-                if not self._refuse():
-                    self._wait()
+                if not self._refuse(error):
                     return
             else:
                 self._begin(connection)
@@ -84,19 +82,23 @@ class Acceptor:
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
 
-    def _refuse(self) -> bool:
-        """Take a connection with the descriptor in reserve and close it; False when that cannot be done."""
+    def _refuse(self, error: OSError) -> bool:
+        """Take a connection with the descriptor in reserve and close it; False when there is nothing more to
+        do in this turn."""
         if self._reserve is not None:
             os.close(self._reserve)
         try:
             connection, _ = self._bound.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return True
-        except OSError:
-            return False  # somebody else took it meanwhile
+            return False  # nobody waits: accept(2) tells of the want before it looks
+        except OSError:  # somebody else took the descriptor meanwhile
+            self._say(error)
+            self._wait()
+            return False
         else:
             connection.close()
             self.refused += 1
+            self._say(error)
             return True
         finally:
             self._reserve = _reserve()

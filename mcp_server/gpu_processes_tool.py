@@ -106,8 +106,9 @@ class GpuProcessesTool:
         total = sum(len(every) for every in looked.used.values() if every is not None)
         unlisted = sum(every is None for every in looked.used.values())
         if unlisted < len(gpus):
-            where = _where([gpu for gpu in gpus if looked.used[gpu.pci] is not None], looked)
-            yield f"{_count(total)} on {where} of {self._services.node}."
+            known = [gpu for gpu in gpus if looked.used[gpu.pci] is not None]
+            reserve = ", but not every list could be read" if any(map(_not_listed, known)) else ""
+            yield f"{_count(total)} on {_where(known, looked)} of {self._services.node}{reserve}."
         if unlisted:
             yield f"The processes of {counted(unlisted)} of {self._services.node} could NOT be listed."
         unused = [gpu for gpu in gpus if looked.used[gpu.pci] == () and not _not_listed(gpu)]

@@ -88,6 +88,9 @@ def load(rows: Mapping[str, str]) -> tuple[list[Incident], list[str]]:
             continue
         try:
             data = json.loads(text)
+            if any(isinstance(each, dict) for each in data["members"]):
+                incidents.append(_incident(data, _parts_within(data)))
+                continue
             keys = [_key(data["id"], event) for event in data["members"]]
             incidents.append(_incident(data, [_load_part(rows[each]) for each in keys]))
             used.update(keys)
@@ -149,6 +152,12 @@ def _incident(data: Mapping[str, Any], parts: Sequence[Part]) -> Incident:
 
 def _dump_part(member: Member, because: Because | None) -> str:
     return json.dumps({**member.to_dict(), "because": because})
+
+
+def _parts_within(data: Mapping[str, Any]) -> list[Part]:
+    """The members of a row of schema 1, as a disk that cannot be written still has it."""
+    because = {event: Because(*value) for event, value in data["because"].items()}
+    return [(Member.load(each), because.get(each["event"]["id"])) for each in data["members"]]
 
 
 def _load_part(text: str) -> Part:

@@ -22,6 +22,8 @@ from daemon.journal_file import FILE_NAME
 from daemon.page import Missed
 from daemon.reader import Reader
 from daemon.retention import Retention
+from daemon.ring import by_device
+from daemon.writer import Writer
 from probes.errors import UserError
 from probes.line import ResumePoint
 from tests.daemon.stored import event, item
@@ -295,6 +297,18 @@ def test_the_journal_filters_exactly_as_memory_does(tmp_path: Path, match: Event
     with journal.read_only(tmp_path) as reader:
         assert reader.page(0, 1000, match).items == [one for one in items if match.matches(one.event)]
         assert reader.page(0, 1000, match).next_cursor == len(items)
+
+
+def test_a_journal_that_is_moved_away_has_all_that_was_committed(tmp_path: Path) -> None:
+    state_dir, elsewhere = tmp_path / "state", tmp_path / "elsewhere"
+    opened = Journal.open(state_dir)
+    opened.commit(Change((item(1),)))
+    elsewhere.mkdir()
+    (state_dir / FILE_NAME).rename(elsewhere / FILE_NAME)
+    writer = Writer(state_dir, opened, Retention(), by_device, unread=False)
+    assert "deleted or replaced" in (writer.write(Change((item(2),))).note or "")
+    writer.close()
+    assert cursors_of(elsewhere) == [1]
 
 
 def steps_of(state_dir: Path, match: EventFilter) -> int:

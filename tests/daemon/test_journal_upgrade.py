@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -80,6 +81,17 @@ def test_it_answers_questions_before_a_daemon_has_raised_it_as_after(
     opened(state_dir)
     with read_only(state_dir) as after:
         assert after.last(100, match).items == known
+
+
+def test_a_disk_that_cannot_be_written_gives_its_open_incidents_all_the_same(state_dir: Path) -> None:
+    with read_only(state_dir) as unchanged:
+        before = unchanged.saved()
+    node, raised = restored(before), restored(opened(state_dir))
+    assert node.pipeline.counters.state_errors == 0
+    rows, known = node.pipeline.snapshot().faults, raised.pipeline.snapshot().faults
+    assert {key: json.loads(text) for key, text in rows.items()} == {
+        key: json.loads(text) for key, text in known.items()
+    }
 
 
 def test_it_is_changed_once(state_dir: Path) -> None:

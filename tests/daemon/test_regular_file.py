@@ -25,6 +25,13 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> Non
         read(tmp_path / "pipe", 10)
 
 
+def test_a_directory_is_refused_and_keeps_no_descriptor(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(UnfitFileError, match="is a directory"):
+        read(tmp_path, 10)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_device_without_end_is_refused() -> None:
     with pytest.raises(UnfitFileError, match="is no regular file"):
         read(Path("/dev/zero"), 10)
