@@ -24,6 +24,9 @@ from tests.support.kernel_log import FakeKernelLog
 from tests.support.waiting import wait_for
 
 EVENTS = 100
+QUIET_S = 2.5
+"""Longer than the second within which the last revision of an event goes out: a push among the calls would be
+taken for an answer."""
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 _CLIENT = {"name": "bench", "version": "1"}
 _META = {
@@ -58,13 +61,23 @@ def measure(plan: Plan) -> Sequence[Part]:
 
 
 def _make_events(daemon: Daemon, log: FakeKernelLog) -> None:
-    """As many events as a page holds by default, of ten GPUs."""
+    """As many events as a page holds by default, of ten GPUs; until nothing more is told of them."""
     for bus in range(1, 11):
         log.write(f"NVRM: GPU at PCI:0000:{bus:02x}:00: GPU-{bus:08x}-0000-0000-0000-000000000000")
         for pid in range(10):
             log.write(f"NVRM: Xid (PCI:0000:{bus:02x}:00): 43, pid={5000 + pid}, name=python3, Ch 00000008")
     query = "since=0&limit=1000&kind=xid"
     wait_for(lambda: len(daemon.events(query)) == EVENTS, f"{EVENTS} events")
+    newest, since = 0, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal newest, since
+        now = json.loads(daemon.get("/events.json?limit=1")[1])["newest_cursor"]
+        if now != newest:
+            newest, since = now, time.monotonic()
+        return time.monotonic() - since >= QUIET_S
+
+    wait_for(is_quiet, "their last revisions", pause_s=0.2)
 
 
 def _over_http(port: int, baseline_port: int, calls: int, *, modern: bool) -> Sequence[Part]:
