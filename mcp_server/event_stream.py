@@ -64,8 +64,6 @@ class EventStreamEndpoint:
                 await stream.page(since, 1, EVERYTHING)  # refuses a cursor from the future
         except UserError as error:
             return refusal(error)
-        if request.method == "HEAD":
-            return _head_alone()
         return EventSourceResponse(self._chunks(since, asked), ping=0, sep="\n")
 
     async def _chunks(self, since: int, asked: Query) -> AsyncIterator[bytes]:
@@ -101,13 +99,6 @@ class EventStreamEndpoint:
         }
         retry = random.randint(*RETRY_MS)  # noqa: S311  (spreads load, keeps no secret)
         return f"id: {since}\nevent: hello\nretry: {retry}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def _head_alone() -> Response:
-    """The answer to HEAD. A stream would hold the connection, on which nothing more could be asked."""
-    answer = Response(media_type="text/event-stream")
-    del answer.headers["content-length"]  # it would have to be that of the stream
-    return answer
 
 
 def _frames(page: Page) -> Iterator[bytes]:
