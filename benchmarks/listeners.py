@@ -26,6 +26,7 @@ SOURCE = Path(__file__).with_name("bare_kmsg.c")
 START_S = 20.0
 """bpftrace compiles its program first."""
 SETTLE_S = 1.0
+"""For lines that are still on their way through pipes, before the first and after the last one measured."""
 CODE = 43
 _TRACEFS = "/sys/kernel/tracing"
 _BPFTRACE = (

@@ -18,7 +18,7 @@ from typing import Any
 
 import matplotlib as mpl  # type: ignore[import-not-found]  # in an environment of its own
 from matplotlib import pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # type: ignore[import-not-found]
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # type: ignore[import-not-found]  # likewise
 
 from benchmarks.figure import median, percentile
 from benchmarks.result import FIGURES, SAMPLES, Result, read, read_samples

@@ -29,6 +29,7 @@ RATES = (1_000, 3_000, 10_000, 30_000, 100_000, 1_000_000)
 QUICK_RATES = (1_000, 4_000)
 SECONDS = 4.0
 SLICE_S = 0.005
+"""The writer sleeps for so long, and then writes what is due: short beside what is measured, seconds."""
 STORM_LINES = 100_000
 WARM_UP_LINES = 5_000
 LOOKS = 100

@@ -22,6 +22,7 @@ LONGEST_SILENT_US = 15 * 60_000_000
 """The same where nothing was due meanwhile. Longer than programs' errors on one GPU may be apart and still be
 one matter (`daemon.incidents.patterns.PROGRAMS_US`)."""
 _SWEEP_EVERY_US = 60_000_000
+"""A sweep looks at each open fault, so it is not done with every line."""
 
 
 class OpenFaults:

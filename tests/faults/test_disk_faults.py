@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +16,8 @@ import pytest
 from tests.support.fault_lab import Happened, fault
 from tests.support.faulty_disk import ALWAYS, Action, Calls
 from tests.support.faulty_node import Node, numbers
-from tests.support.kernel_log import FakeKernelLog
 from tests.support.readers import Follower, everything_kept
 from tests.support.waiting import wait_for
-
-
-@pytest.fixture
-def node(tmp_path: Path, kernel_log: FakeKernelLog) -> Iterator[Node]:
-    """A node whose daemon runs, with one fault stored."""
-    node = Node(tmp_path, kernel_log)
-    try:
-        node.daemon.start()
-        node.write(1)
-        wait_for(lambda: numbers(everything_kept(node.daemon)) == [1], "the first fault")
-        node.wait_until_stored()
-        yield node
-    finally:
-        node.close()
 
 
 def check_all_after_kill(node: Node) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.fault_lab import Happened, fault, rounds
 from tests.support.faulty_node import Node, numbers
-from tests.support.kernel_log import FakeKernelLog
 from tests.support.memory_limit import memory_limit
 from tests.support.readers import Follower, everything_kept
 from tests.support.waiting import wait_for
@@ -19,19 +15,6 @@ MIB = 1 << 20
 STORM_MIB = 48
 """Beyond what the daemon has at its start. DESIGN allows a storm 30 MiB; the kernel charges the pages of the
 journal and of the sockets to the same group."""
-
-
-@pytest.fixture
-def node(tmp_path: Path, kernel_log: FakeKernelLog) -> Iterator[Node]:
-    """A node whose daemon runs, with one fault stored."""
-    node = Node(tmp_path, kernel_log)
-    try:
-        node.daemon.start()
-        node.write(1)
-        wait_for(lambda: numbers(everything_kept(node.daemon)) == [1], "the first fault")
-        yield node
-    finally:
-        node.close()
 
 
 def ended_by(pid: int) -> int | None:

@@ -7,17 +7,14 @@ killed thousands of times. `tests.support.write_path.Model` says what may be see
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.fault_lab import Happened, fault, rounds
-from tests.support.faulty_disk import Action, FaultyDisk, build
+from tests.support.faulty_disk import Action, FaultyDisk
 from tests.support.write_path import KernelLog, Model, WritePath, told
 
 FAULTS = 60
@@ -26,22 +23,6 @@ CALLS_TO_MAKE_IT = 24
 """System calls of a first start: they make the file, and write the first commits."""
 KILLS_OF_ONE_LOG = 8
 """Then it may come to the end of it."""
-
-
-@pytest.fixture
-def rng() -> random.Random:
-    """Chance that a failing run can be repeated with."""
-    seed = int(os.environ.get("XIDWATCH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-    logging.getLogger(__name__).warning("XIDWATCH_SEED=%d", seed)  # shown when the test fails
-    return random.Random(seed)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[FaultyDisk]:
-    """The disk under the journal."""
-    faulty = FaultyDisk(tmp_path, build(tmp_path))
-    yield faulty
-    faulty.close()
 
 
 @fault(

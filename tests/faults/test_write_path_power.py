@@ -7,41 +7,20 @@ since. What the kernel log held is gone: the next start is another boot.
 
 from __future__ import annotations
 
-import logging
-import os
 import random
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-
-import pytest
 
 from daemon.event import Item, Severity
 from daemon.journal import FILE_NAME, Journal
 from tests.support.fault_lab import Happened, fault, rounds
-from tests.support.faulty_disk import Calls, FaultyDisk, build
+from tests.support.faulty_disk import Calls, FaultyDisk
 from tests.support.write_path import KernelLog, WritePath, check_sound, settled
 
 FAULTS = 60
 SECTOR = 512
 NEXT_BOOT = "66666666-7777-8888-9999-000000000000"
-
-
-@pytest.fixture
-def rng() -> random.Random:
-    """Chance that a failing run can be repeated with."""
-    seed = int(os.environ.get("XIDWATCH_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
-    logging.getLogger(__name__).warning("XIDWATCH_SEED=%d", seed)  # shown when the test fails
-    return random.Random(seed)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[FaultyDisk]:
-    """The disk under the journal."""
-    faulty = FaultyDisk(tmp_path, build(tmp_path))
-    yield faulty
-    faulty.close()
 
 
 class Durable:
